@@ -249,3 +249,32 @@ def test_the_mixed_loader_keeps_the_corpus_rows_that_it_does_not_replace(tokeniz
             n = 4 * step + i
             kept = all(torch.equal(a[i], b[i]) for a, b in zip(got, own, strict=True))
             assert kept == (int((n + 1) * share) == int(n * share))
+
+
+def test_pieces_that_do_not_fit_are_left_out_from_the_end(tokenizer, filler):
+    """Ten tokens and one: a lead of two leaves nine; pieces of 4 and 5 fill them, one of 6 does not follow."""
+    rng = np.random.default_rng(0)
+    pieces = [([n] * n, [True] * n) for n in (4, 5)]
+    ids, counted = chat._weave(rng, tokenizer, filler.tokens, 10, pieces, [2, 3], False)
+    assert ids == [2, 3, *[4] * 4, *[5] * 5] and counted == [False, False, *[True] * 9]
+    ids, counted = chat._weave(rng, tokenizer, filler.tokens, 9, pieces, [2, 3], True)
+    assert len(ids) == len(counted) == 10 and ids[:2] == [2, 3] and ids.count(5) == 0 and sum(counted) == 8
+    ids, counted = chat._weave(rng, tokenizer, filler.tokens, 30, pieces, [2], False)
+    assert len(ids) == len(counted) == 31 and sum(counted) == 9
+
+
+@pytest.mark.parametrize("spare, whole", [(0, True), (1, True), (-1, False)])
+def test_a_conversation_as_long_as_a_row_is_a_row(tokenizer, filler, spare, whole):
+    length = 40
+    talk = (list(range(10, 10 + length)), [False] * 20 + [True] * 20)
+    loader = chat.SftLoader(tokenizer, filler, 1, length + spare - 1, {"copy": 1.0}, seed=0)
+    loader.tasks, loader.shares, loader.conversations = ["file"], [1.0], [talk]
+    (part, *more) = loader._row(0)
+    assert not more and part == (talk if whole else (talk[0][1:], talk[1][1:]))  # its end is kept
+
+
+@pytest.mark.parametrize("seq_len", [30, chat.SHORT - 1, chat.SHORT, 2 * chat.SHORT - 2, 2 * chat.SHORT - 1])
+def test_short_rows_are_cut_in_lessons_that_fill_them(tokenizer, filler, seq_len):
+    mixed = chat.MixedLoader(shards.Loader(filler, 1, seq_len, 0), tokenizer, 0.3, 1, 0, recall_steps=1)
+    lengths = [len(ids) for ids, _ in mixed._short_row(np.random.default_rng(0))]
+    assert lengths == [min(chat.SHORT, seq_len + 1)] * max(1, (seq_len + 1) // chat.SHORT)
