@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -20,7 +21,8 @@ from sim.base.documents import MAX_BYTES, decode_text
 from sim.base.units import whole
 
 _SEPARATORS = (";", "\t", ",", "|")
-_COMMA_DECIMAL = re.compile(r"[+-]?\d[\d. ]*,\d+")
+_LOOKED_AT = 10  # lines
+_COMMA_DECIMAL = re.compile(r"[+-]?\d[\d. '’]*,\d+(?:[eE][+-]?\d+)?")
 _POINT_DECIMAL = re.compile(r"[+-]?(?:0|\d[\d,]*)\.(?:\d{1,2}|\d{4,})")  # not three digits: those may be thousands
 
 
@@ -44,25 +46,52 @@ def read_lines(data: bytes, path: str | Path) -> tuple[list[list[str]], str]:
     """(lines of cells, decimal mark) of a table's bytes.
 
     The separator is the one that a first line `sep=;` names, as Excel writes it, or the one of `;`, tab, `,` and `|`
-    that parts the first line into most cells. The mark is a comma where a cell of the table writes a decimal with one
+    that parts one of the first lines into most cells (a title may stand above them). The mark is a comma where a cell of the table writes a decimal with one
     and none with a point.
     """
-    text = decode_text(data, path, "a table of comma-, semicolon- or tab-separated values")
+    text = _decoded(data, path)
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     named = re.match(r"\s*sep=(.)\n", text, re.I)
     if named:
         text = text[named.end() :]
-    first = next((line for line in text.split("\n") if line.strip()), "")
-    separator = named[1] if named else max(_SEPARATORS, key=lambda s: len(next(csv.reader([first], delimiter=s), [])))
+    first = [line for line in text.split("\n") if line.strip()][:_LOOKED_AT]
+    separator = named[1] if named else max(_SEPARATORS, key=lambda s: _widest(first, s))
     try:
         lines = list(csv.reader(io.StringIO(text), delimiter=separator))
     except (csv.Error, ValueError, TypeError) as error:
         raise InputError(f"{path}: is not a table ({error}); check its quotes") from None
-    lines = [[cell.strip() for cell in line] for line in lines]
+    lines = [[_plain(cell) for cell in line] for line in lines]
     cells = [cell for line in lines for cell in line]
     commas = separator != "," and any(_COMMA_DECIMAL.fullmatch(cell) for cell in cells)
     points = any(_POINT_DECIMAL.fullmatch(cell) for cell in cells)
     return [line for line in lines if any(line)], "," if commas and not points else "."
+
+
+def _widest(lines: list[str], separator: str) -> tuple[int, int]:
+    """(cells of the widest line, how many lines are as wide)."""
+    widths = [0]
+    for line in lines:
+        with contextlib.suppress(csv.Error):
+            widths.append(len(next(csv.reader([line], delimiter=separator), [])))
+    return max(widths), widths.count(max(widths))
+
+
+def _decoded(data: bytes, path: str | Path) -> str:
+    """The text; where it is no UTF-8 and no binary file either, by the code page of western Windows, in which Excel saves
+    a plain CSV. A title in another code page is then unreadable and the figures are not."""
+    try:
+        return decode_text(data, path, "a table of comma-, semicolon- or tab-separated values")
+    except InputError:
+        if re.search(rb"[\x00-\x08\x0e-\x1f]", data):
+            raise
+        return data.decode("cp1252", errors="replace")
+
+
+def _plain(cell: str) -> str:
+    """A cell without what Excel puts around it: ="8" keeps a text, fixed and narrow spaces part thousands."""
+    cell = cell.replace("\u00a0", " ").replace("\u202f", " ").strip()
+    formula = re.fullmatch(r'="(.*)"', cell, re.S)
+    return formula[1].strip() if formula else cell
 
 
 def cell_number(cell: str, decimal: str, where: str) -> float:
@@ -71,7 +100,7 @@ def cell_number(cell: str, decimal: str, where: str) -> float:
     Raises:
         InputError: not a number, or a comma with two readings.
     """
-    text = cell.replace("\u00a0", "").replace("\u202f", "").replace(" ", "")
+    text = re.sub(r"[\u00a0\u202f ]", "", cell)
     if decimal == "," and re.fullmatch(r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+(?:,\d+)?", text):
         text = text.replace(".", "")
     if decimal == "," and text.count(",") == 1 and "." not in text:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ COLUMNS = (
     "pipeline parallelism",
     "iteration time (ms)",
 )
+TIMES = {"iteration time (ms)": 1e-3, "iteration time (s)": 1.0, "iteration time (us)": 1e-6}  # seconds of one
 ASSUMPTIONS = (
     "vocabulary of 51,200 (padded)",
     "DGX A100 node, NVLink 300 GB/s each way",
@@ -75,7 +77,9 @@ class Unreadable:
 
 
 def _column(name: str) -> str:
-    return name.strip().lower().replace("#", "").strip()
+    """A column's name as it is known: `iteration_time_ms`, `Iteration Time [ms]` and `# GPUs` are."""
+    words = re.sub(r"[#_\s]+", " ", name.lower().replace("[", "(").replace("]", ")")).strip()
+    return re.sub(r"^iteration time \(?(ms|s|us)\)?$", r"iteration time (\1)", words)
 
 
 def read_table(path: str | Path) -> list[Iteration]:
@@ -111,7 +115,8 @@ def read_lines(path: str | Path) -> list[Iteration | Unreadable]:
 
 def _missing(have: list[str]) -> list[str]:
     """The columns that a first line lacks."""
-    return [c for c in COLUMNS if c not in have and not (c == "gpus" and "nodes" in have)]
+    other = {"gpus": ["nodes"], COLUMNS[-1]: list(TIMES)}
+    return [c for c in COLUMNS if c not in have and not any(name in have for name in other.get(c, ()))]
 
 
 def _iteration(cells: dict[str, str], decimal: str, where: str) -> Iteration:
@@ -125,10 +130,10 @@ def _iteration(cells: dict[str, str], decimal: str, where: str) -> Iteration:
     nodes = whole("nodes", 1) * whole("gpus per node", 8)
     gpus = whole("gpus", nodes if "nodes" in cells else None)
     batch, micro, hidden, heads, layers, seq, tp, dp, pp = (whole(c) for c in COLUMNS[1:-1])
-    time_column = COLUMNS[-1]
-    if time_column not in cells:
+    time_column = next((name for name in TIMES if name in cells), None)
+    if time_column is None:
         raise InputError(f"{where}: is not a line of numbers for {', '.join(COLUMNS)}")
-    seconds = spreadsheet.cell_number(cells[time_column], decimal, f"{where}: {time_column}") / 1e3
+    seconds = spreadsheet.cell_number(cells[time_column], decimal, f"{where}: {time_column}") * TIMES[time_column]
     vocabulary = whole("vocabulary", VOCABULARY)
     if (
         min(gpus, batch, micro, hidden, heads, layers, seq, tp, dp, pp, seconds, vocabulary) <= 0
