@@ -46,8 +46,8 @@ def read_lines(data: bytes, path: str | Path) -> tuple[list[list[str]], str]:
     """(lines of cells, decimal mark) of a table's bytes.
 
     The separator is the one that a first line `sep=;` names, as Excel writes it, or the one of `;`, tab, `,` and `|`
-    that parts one of the first lines into most cells (a title may stand above them). The mark is a comma where a cell of the table writes a decimal with one
-    and none with a point.
+    that parts one of the first lines into most cells (a title may stand above them). The mark is a comma where a cell
+    of the table writes a decimal with one and none with a point.
     """
     text = _decoded(data, path)
     text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -77,8 +77,8 @@ def _widest(lines: list[str], separator: str) -> tuple[int, int]:
 
 
 def _decoded(data: bytes, path: str | Path) -> str:
-    """The text; where it is no UTF-8 and no binary file either, by the code page of western Windows, in which Excel saves
-    a plain CSV. A title in another code page is then unreadable and the figures are not."""
+    """The text; where it is no UTF-8 and not binary either, by the code page of western Windows, as Excel saves a
+    plain CSV. A title in another code page is then unreadable, and the figures are not."""
     try:
         return decode_text(data, path, "a table of comma-, semicolon- or tab-separated values")
     except InputError:

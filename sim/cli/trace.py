@@ -9,12 +9,13 @@ from minglm.errors import InputError
 from minglm.runtime.terminal import json_text
 from sim.cli._scenario import load, name_or_mapping, scenario_arguments
 
-TEXT = "write one training step as a Perfetto trace, a timeline page or Chakra traces; name its critical path"
+TEXT = "write one training step as a trace, a timeline page or Chakra traces; replay others' traces, sum up profiles"
 EXAMPLES = """clustersim trace glm5_100k_910b --out step.json            (open in ui.perfetto.dev)
 clustersim trace deepseek_v3_h800 --out step.json --set jitter.noise=0.02
 clustersim trace glm5_mini_smoke --timeline step.html
 clustersim trace llama3_405b_16k_h100 --chakra traces/     (MLCommons Chakra, for ASTRA-sim)
-clustersim trace --replay traces/                           (read Chakra traces back and simulate them)"""
+clustersim trace --replay traces/                           (read Chakra traces back and simulate them)
+clustersim trace --profile kern_sum.csv                     (nsys stats --format csv, its SQLite, PyTorch's profiler)"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -28,13 +29,23 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="replay the Chakra traces in a folder instead of simulating a scenario; --cluster times what has no time",
     )
     parser.add_argument("--prefix", metavar="NAME", help="of the traces to replay, where a folder has several")
+    parser.add_argument(
+        "--profile",
+        metavar="FILE",
+        help="kernels of a measured profile by class (nsys CSV or SQLite, JSON of PyTorch's profiler), idle time, "
+        "messages that nothing hid",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.profile:
+        return _profile(args)
     if args.replay:
         return _replay(args)
     if args.scenario is None:
-        raise InputError("clustersim trace: give a scenario, or --replay FOLDER; see clustersim trace --help")
+        raise InputError(
+            "clustersim trace: give a scenario, --replay FOLDER or --profile FILE; see clustersim trace --help"
+        )
     from sim.cost.evaluate import scale_compute
     from sim.report.projection import write_figure
     from sim.study.answer import point
@@ -69,6 +80,16 @@ def main(args: argparse.Namespace) -> int:
         "sensitivity": {part: saved_s / p.result.step_s for part, saved_s in saved if saved_s > 0},
     }
     print(json_text(answer, indent=1) if args.json else text(answer))
+    return 0
+
+
+def _profile(args: argparse.Namespace) -> int:
+    from sim.trace import profile
+
+    if args.scenario is not None or args.replay:
+        raise InputError("--profile: sums up a profile alone; leave the scenario and --replay out")
+    summary = profile.read_profile(args.profile)
+    print(json_text(summary, indent=1) if args.json else profile.text(summary))
     return 0
 
 

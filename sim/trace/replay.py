@@ -85,6 +85,7 @@ def _only_prefix(folder: Path) -> str:
         remedy = "give the folder of Chakra traces"
         if profile is not None:  # PyTorch's profiler, its execution trace observer
             remedy = f"make them of {profile.name} with chakra_converter (mlcommons/chakra), and give their folder"
+            remedy += ", or give it to --profile"
         raise InputError(f"{folder}: no PREFIX.N.et in it; {remedy}")
     if len(prefixes) > 1:
         raise InputError(f"{folder}: traces of {', '.join(prefixes[:5])}; give one of them as --prefix {prefixes[0]}")

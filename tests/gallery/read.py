@@ -122,6 +122,18 @@ def trace(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"step_us": replay(path, cluster=cluster).step_us}
 
 
+def profile(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """As `clustersim trace --profile FILE`; seconds by class in microseconds."""
+    from sim.trace.profile import read_profile
+
+    found = read_profile(path)
+    plain = {key: found[key] for key in ("format", "kernels", "devices", "idle_share") if key in found}
+    plain |= {f"{kind}_us": one["seconds"] * 1e6 for kind, one in found["classes"].items()}
+    return plain | {
+        f"{key}_us": found[f"{key}_s"] * 1e6 for key in ("span", "busy", "exposed_communication") if "span_s" in found
+    }
+
+
 def predicted(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     """What the simulator says of each measured row, by its id."""
     from sim.validation import training
@@ -147,7 +159,22 @@ def campaign(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-KINDS = (model, toy, table, scenario, memory, rows, serving, served, rollouts, launch, trace, predicted, campaign)
+KINDS = (
+    model,
+    toy,
+    table,
+    scenario,
+    memory,
+    rows,
+    serving,
+    served,
+    rollouts,
+    launch,
+    trace,
+    profile,
+    predicted,
+    campaign,
+)
 READERS = {f.__name__: f for f in KINDS}
 
 
