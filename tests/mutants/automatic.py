@@ -38,7 +38,7 @@ CORE = {
     "minglm/data/conversations.py": "tests/minglm/data/test_conversations.py",
     "minglm/data/chat.py": "tests/minglm/data/test_chat.py",
     "minglm/rl/trainer.py": "tests/minglm/rl/test_trainer.py",
-    "minglm/rl/rewards.py": "tests/minglm/rl/test_coordinator.py tests/minglm/rl/test_trainer.py",
+    "minglm/rl/rewards.py": "tests/minglm/rl/test_rewards.py",
     "minglm/rl/policy.py": "tests/minglm/rl/test_policy.py",
     "minglm/rl/objectives.py": "tests/minglm/rl/test_objectives.py",
     "minglm/quant/fp8.py": "tests/minglm/quant/test_formats.py",
