@@ -29,7 +29,10 @@ from minglm import atomic, datafiles
 from minglm.errors import InputError, Parser
 from minglm.evals.statistics import mean_interval
 from minglm.records import numbers, read_rows
+from minglm.rl import abstention_control
 from minglm.rl import config as recipes
+from minglm.rl import control as ways
+from minglm.rl.abstention import Settings
 from minglm.rl.run import rl
 from minglm.rl.warm_start import for_recipe
 from minglm.runtime import run_folder
@@ -161,8 +164,6 @@ def staleness(bench: Bench) -> list[Row]:
 
 def control(bench: Bench) -> list[Row]:
     """What the recipe `sum` adds beside ways of answering that train nothing (`minglm.rl.control`)."""
-    from minglm.rl import control as ways  # torch, which reading the recorded rows does not need
-
     rows: list[Row] = []
     start = warm_started("sum", bench.folder, bench.show)
     for seed in bench.seeds:
@@ -177,9 +178,6 @@ def control(bench: Bench) -> list[Row]:
 def abstention(bench: Bench) -> list[Row]:
     """Declining with and without the rows that hold the test's facts (`minglm.rl.abstention_control`); `updates`: steps
     of reinforcement."""
-    from minglm.rl import abstention_control  # torch, which reading the recorded rows does not need
-    from minglm.rl.abstention import Settings  # the same
-
     rows: list[Row] = []
     for seed in bench.seeds:
         bench.show(f"seed {seed}: five ways from one start")

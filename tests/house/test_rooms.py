@@ -24,8 +24,8 @@ def imports_inside_functions():
     """(file, line, module) of each import of ours that is not at the top of a module."""
     for package in ("minglm", "sim"):
         for path in sorted((ROOT / package).rglob("*.py")):
-            if "workshop/checks" in path.as_posix() or "workshop/exercises" in path.as_posix():
-                continue  # a check imports its reference when it is asked, so that a sheet opens without torch
+            if "workshop/exercises" in path.as_posix():
+                continue  # a learner's sheet
             tree = ast.parse(path.read_text(encoding="utf-8"))
             bodies = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
             lines = {
@@ -49,4 +49,4 @@ def test_an_import_inside_a_function_is_for_third_parties_or_a_command():
         if "#" not in near or not TORCH_FREE.search(near):
             unexplained.append(f"{path}:{line} {module}")
     assert not unexplained, "import at the top, or say beside it why not (torch-free module): " + "; ".join(unexplained)
-    assert sum(files.values()) <= 30, files
+    assert sum(files.values()) <= 15, files  # may fall; one more says why here

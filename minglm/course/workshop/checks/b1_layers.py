@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from minglm.config import ModelConfig
 from minglm.course.workshop.checking import Exercise, Mistake, NotYet, module_output
 from minglm.course.workshop.checks import drawn
+from minglm.model.attention import MLA, ForwardContext
+from minglm.model.layers import rope_table
 
 NANO = ModelConfig.named("nano")
 
@@ -169,8 +171,6 @@ _ATTENTION_MISTAKES = (
 
 def _attention(seed=3):
     """minglm's own, with weights of order 1 over the width and norms that are not all ones."""
-    from minglm.model.attention import MLA
-
     module = MLA(NANO, 0, full=False)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -182,9 +182,6 @@ def _attention(seed=3):
 
 
 def _theirs(x, allowed):
-    from minglm.model.attention import ForwardContext
-    from minglm.model.layers import rope_table
-
     module, ctx = _attention(), ForwardContext("dense", rope_table(x.shape[1], NANO.qk_rope_head_dim, NANO.rope_theta))
     q, latent = module.project(x, ctx)
     with torch.no_grad():
@@ -194,8 +191,6 @@ def _theirs(x, allowed):
 
 def _use_mla(answer):
     def run(x, allowed):
-        from minglm.model.layers import rope_table
-
         table = rope_table(x.shape[1], NANO.qk_rope_head_dim, NANO.rope_theta)
         weights = _attention().state_dict()
         with torch.no_grad():
@@ -214,8 +209,6 @@ def _as_mla(change):
                 self.add_module(name, module)
 
         def forward(self, x, table, allowed=None):
-            from minglm.model.attention import ForwardContext
-
             module = _attention()
             module.load_state_dict(self.state_dict())
             q, latent = module.project(x, ForwardContext("dense", table))

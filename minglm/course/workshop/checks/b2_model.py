@@ -9,6 +9,10 @@ from minglm.config import ModelConfig
 from minglm.course.workshop.build.swap import subject
 from minglm.course.workshop.checking import Exercise, Mistake, module_output, with_weights
 from minglm.course.workshop.checks import drawn, places_in_any_order
+from minglm.model.indexer import Indexer
+from minglm.model.layers import rope_table
+from minglm.model.moe import MoE
+from minglm.model.sparse_attention import masked_reference
 
 NANO = ModelConfig.named("nano")
 
@@ -30,8 +34,6 @@ def _changed(kind: Any, forward):
 
 
 def _rope(T):
-    from minglm.model.layers import rope_table
-
     return rope_table(T, NANO.qk_rope_head_dim, NANO.rope_theta)
 
 
@@ -41,8 +43,6 @@ def _indexer_weights():
 
 
 def _reference_indexer(x, compressed):
-    from minglm.model.indexer import Indexer
-
     module = Indexer(NANO)
     module.load_state_dict(_indexer_weights())
     with torch.no_grad():
@@ -59,8 +59,6 @@ def _use_indexer(answer):
 
 
 def _as_indexer(change):
-    from minglm.model.indexer import Indexer
-
     def forward(self, own, x, compressed, table):
         if change == "flat":
             return own(x, compressed, torch.ones_like(table))
@@ -115,8 +113,6 @@ def _select_cases():
 
 
 def _masked(q_nope, q_rope, latent, up_k, up_v, chosen, power=0.5, empty_seen=False):
-    from minglm.model.sparse_attention import masked_reference
-
     if empty_seen:  # -1 taken for the last position
         out = []
         S, L = latent.shape[1], up_k.shape[-1]
@@ -228,8 +224,6 @@ def _use_moe(answer):
 
 
 def _as_moe(**change):
-    from minglm.model.moe import MoE
-
     return _changed(MoE, lambda self, own, x: tuple(_feed(x, **change)))
 
 

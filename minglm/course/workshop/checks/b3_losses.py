@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from minglm.course.workshop.checking import Exercise, Mistake
 from minglm.course.workshop.checks import drawn
+from minglm.rl.objectives import Clip, grpo
 
 
 def _mask():
@@ -33,8 +34,6 @@ def _advantages(rewards, divide, sample=False, centre=True, always=False):
 
 
 def _clipped(logp, logp_old, advantage, low, high, how="min", sign=-1):
-    from minglm.rl.objectives import Clip, grpo
-
     if how == "min" and sign == -1:
         rows = []
         for n, t in ((n, t) for n in range(len(logp)) for t in range(logp.shape[1])):

@@ -4,6 +4,7 @@ import math
 
 from minglm.course.workshop.checking import Exercise, Mistake, NotYet
 from minglm.course.workshop.checks import drawn
+from minglm.model.layers import apply_rope, rope_table
 
 REBUILT = (
     "The scores are right, but you rebuild every key, or use the matrix anew for each latent: that costs many times "
@@ -35,8 +36,6 @@ def _reference_attention(q, k, v):
 
 
 def _turn(x, position, theta):
-    from minglm.model.layers import apply_rope, rope_table
-
     return apply_rope(x.view(1, 1, -1), rope_table(position + 1, len(x), theta)[position:]).view(-1)
 
 

@@ -2,6 +2,7 @@
 
 from minglm.course.workshop.checking import Exercise, Mistake, NotYet, same
 from minglm.course.workshop.checks import drawn
+from minglm.model.indexer import index_scores
 
 ZERO = (
     "Where p is 0 your loss is NaN (log 0 is −inf, and 0 times −inf is NaN); with causal attention every key of the "
@@ -10,8 +11,6 @@ ZERO = (
 
 
 def _scores(q, k, w):
-    from minglm.model.indexer import index_scores
-
     return index_scores(q, k, w)
 
 

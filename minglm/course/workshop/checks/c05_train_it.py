@@ -4,14 +4,13 @@ import math
 
 from minglm.course.workshop.checking import Exercise, Mistake, NotYet, same
 from minglm.course.workshop.checks import drawn
+from minglm.training.optim import cosine_with_warmup
 
 ZERO = "When all gradients are 0 your function divides by a norm of 0. Divide only when the norm is above the limit."
 PARTS = "Give back a list with as many tensors as came in, each in its own shape."
 
 
 def _factor(step, steps, warmup, final):
-    from minglm.training.optim import cosine_with_warmup
-
     return cosine_with_warmup(step, steps, warmup, final)
 
 

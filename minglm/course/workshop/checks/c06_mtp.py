@@ -2,13 +2,12 @@
 
 from minglm.course.workshop.checking import Exercise, Mistake
 from minglm.course.workshop.checks import drawn
+from minglm.model.mtp import shift_targets
 
 
 def _labels(tokens, depth):
     """(joined, wanted) for each place, read off the table in minglm/model/mtp.py with shift_targets."""
     import torch
-
-    from minglm.model.mtp import shift_targets
 
     t = torch.tensor([tokens])
     keep = t.shape[1] - 1 - depth

@@ -2,6 +2,7 @@
 
 from minglm.course.workshop.checking import Exercise, Mistake
 from minglm.course.workshop.checks import drawn
+from minglm.training.optim import orthogonalize
 
 ABC = (3.4445, -4.7750, 2.0315)
 
@@ -28,8 +29,6 @@ def _fixed(m, steps, normalise=True, eps=1e-7):
 
 
 def _orthogonalise(m, steps):
-    from minglm.training.optim import orthogonalize
-
     return orthogonalize(m, steps)
 
 

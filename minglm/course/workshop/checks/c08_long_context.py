@@ -3,11 +3,10 @@
 import math
 
 from minglm.course.workshop.checking import Exercise, Mistake
+from minglm.model.layers import rope_table
 
 
 def _wave(theta, width, pair):
-    from minglm.model.layers import rope_table
-
     angle = float(rope_table(2, width, theta)[1, pair].angle())  # how far one position turns this pair
     return 2 * math.pi / angle
 

@@ -4,6 +4,7 @@ import itertools
 import math
 
 from minglm.course.workshop.checking import Exercise, Mistake
+from minglm.evals.statistics import wilson
 
 
 def _pass_at_k(n, c, k):
@@ -13,8 +14,6 @@ def _pass_at_k(n, c, k):
 
 
 def _wilson(right, total):
-    from minglm.evals.statistics import wilson
-
     return wilson(right, total)
 
 

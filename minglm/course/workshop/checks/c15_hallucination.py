@@ -1,11 +1,10 @@
 """Checks of 15: the rate, the index under a threshold, and the certainty from which an answer pays."""
 
 from minglm.course.workshop.checking import Exercise, Mistake
+from minglm.rl.abstention_world import Counts
 
 
 def _rate(correct, partial, incorrect, abstained):
-    from minglm.rl.abstention_world import Counts
-
     counts = Counts(correct, partial, incorrect, abstained)
     return counts.hallucination_rate if counts.total > correct else 0.0
 
