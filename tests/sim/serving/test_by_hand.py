@@ -1,10 +1,12 @@
 """Small cases by hand: the time line of two requests, admission by final context, the busiest chip's experts."""
 
+import dataclasses
+
 import pytest
 
 from sim.serving.deployment import Deployment
 from sim.serving.memory import chip_memory
-from sim.serving.operators import Roof
+from sim.serving.operators import CONSTANTS, Roof, experts, measured_decode_layer
 from sim.serving.simulate import Fleet, simulate
 from sim.serving.step_time import decode_step, flops_per_token, prefill
 from sim.serving.workload import RequestLengths, ServingWorkload
@@ -188,3 +190,59 @@ def test_a_draft_joins_the_stream_and_the_token_before_its_layer(monkeypatch):
     assert (32, hidden, 2 * hidden) not in shapes
     decode_step(d.with_changes(drafts=1), 32, 4096)
     assert shapes.count((32, hidden, 2 * hidden)) == 1
+
+
+def test_rows_of_the_grouped_products_fill_blocks_on_hopper():
+    """Blocks of 128: an expert that few tokens reach has one block, one with more than a block half a block unused."""
+    roof = Roof(wide(expert_block_rows=128), "hybrid")
+    for rows, used, filled in (
+        (4, 8, 8 * 128),  # half a row each: those that are used at all have one block
+        (8, 8, 8 * 128),
+        (80, 8, 8 * 128),
+        (1024, 8, 8 * 128),
+        (2048, 8, 2048 + 8 * 64),
+    ):
+        found = roof.padded_rows(rows, used, "fp8")
+        assert found == pytest.approx(filled if rows >= used else rows + used * (128 - rows / used)), rows
+        assert roof.padded_rows(rows, used, "bf16") == rows
+    assert Roof(wide(expert_block_rows=0), "hybrid").padded_rows(80, 8, "fp8") == 80
+
+
+def test_an_attention_that_the_fp8_checkpoint_leaves_alone_is_read_in_bf16():
+    d = Deployment.of("llama3_8b", "dgx_h100", chips=1, precision="fp8")
+    assert d.attention_compute == "fp8" and 1.0 <= d.attention_bytes < 1.01  # with its scales
+    left = Deployment.of(dataclasses.replace(d.model, fp8_attention=False), "dgx_h100", chips=1, precision="fp8")
+    assert (left.attention_bytes, left.attention_compute) == (2.0, "bf16")
+    for fp8_attention in (True, False):  # the flag speaks of the published FP8 checkpoint alone
+        model = dataclasses.replace(d.model, fp8_attention=fp8_attention)
+        four = Deployment.of(model, "dgx_h100", chips=1, precision="awq")
+        assert four.attention_bytes < 1.0 and four.attention_bytes == four.format.dense_bytes
+        assert Deployment.of(model, "dgx_h100", chips=1, precision="bf16").attention_bytes == 2.0
+
+
+def test_the_measured_layer_is_that_of_its_shape_alone():
+    """GLM-5's attention was measured on H200; one more head or another choice of keys is not that layer."""
+    d = Deployment.of("glm5", "dgx_h200", chips=8, attention_tp=8, kv="fp8", stack="sglang-tp")
+    assert measured_decode_layer(Roof(d, "hybrid"), 16, 1.0, 8192) is not None
+    assert measured_decode_layer(Roof(d, "roofline"), 16, 1.0, 8192) is None
+    for change in ({"heads": 65, "kv_heads": 65}, {"index_topk": 1024}, {"index_heads": 16}, {"hidden": 6400}):
+        other = Deployment.of(dataclasses.replace(d.model, **change), "dgx_h200", chips=8, attention_tp=1, kv="fp8")
+        assert measured_decode_layer(Roof(other, "hybrid"), 16, 1.0, 8192) is None, change
+
+
+def test_a_grouped_product_moves_its_weights_and_its_rows():
+    """By the difference of two row counts: each row passes `expert_passes` times, two bytes a value."""
+    d = wide(expert_block_rows=0, imbalance=1.0, grouped_compute_block=0.0)
+    d = d.with_changes(model=dataclasses.replace(d.model, shared_experts=0, shared_ffn=0))
+    m, roof = d.model, Roof(d, "hybrid")
+    few, many = {}, {}
+    tokens = (4096, 8192)  # every expert is chosen in both
+    for T, parts in zip(tokens, (few, many), strict=True):
+        experts(roof, T, parts, 1.0)
+    rows = (tokens[1] - tokens[0]) * d.groups * m.experts_per_token / d.chips
+    router = roof.matmul(tokens[1], m.experts, m.hidden, 2.0, "bf16") - roof.matmul(
+        tokens[0], m.experts, m.hidden, 2.0, "bf16"
+    )
+    moved = 2.0 * rows * CONSTANTS["expert_passes"][0] * m.hidden
+    found = many["experts"] - few["experts"] - router
+    assert found == pytest.approx(CONSTANTS["grouped_memory"][0] * moved / roof.bandwidth, rel=0.02)

@@ -97,6 +97,11 @@ def test_aliases_and_case():
     assert load_chip("Ascend 910B") is load_chip("910b") and load_chip("A100") is load_chip("a100_80")
 
 
+@pytest.mark.parametrize("chip, gib", [("h100", 79.2), ("h200", 139.8), ("b200", 178.35)])
+def test_memory_is_what_the_driver_reports(chip, gib):
+    assert load_chip(chip).memory_bytes.value / 2**30 == pytest.approx(gib)
+
+
 def test_inline_chip_and_cluster():
     chip = chip_from(
         {"name": "mine", "peak_flops": "500 TFLOPS", "memory_bytes": "96 GiB", "memory_bytes_per_s": "4 TB/s"}
