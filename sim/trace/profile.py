@@ -113,7 +113,10 @@ def _of_json(text: str, path: Path) -> Iterator[Span]:
 
 def _of_csv(text: str, path: Path) -> Iterator[Span]:
     """Rows below the line that names `Name` and a time: what nsys says above it is passed over."""
-    rows = list(csv.reader(io.StringIO(text)))
+    try:
+        rows = list(csv.reader(io.StringIO(text.replace("\r\n", "\n").replace("\r", "\n"))))
+    except (csv.Error, ValueError) as error:
+        raise InputError(f"{path}: is not a table ({error}); check its quotes") from None
     titles: list[str] = []
     for row in rows:
         names = [re.sub(r"\s+", " ", cell).strip() for cell in row]

@@ -246,3 +246,51 @@ def test_a_grouped_product_moves_its_weights_and_its_rows():
     moved = 2.0 * rows * CONSTANTS["expert_passes"][0] * m.hidden
     found = many["experts"] - few["experts"] - router
     assert found == pytest.approx(CONSTANTS["grouped_memory"][0] * moved / roof.bandwidth, rel=0.02)
+
+
+class Growing(Fixed):
+    """A step takes `step` seconds and `slope` more for each token of context; each prefill call is kept."""
+
+    def __init__(self, prefill, step, slope=0.0):
+        super().__init__(prefill, step)
+        self.slope, self.calls = slope, []
+
+    def decode_s(self, active, context):
+        return self.step + self.slope * context
+
+    def prefill_s(self, prompts, prompt, cached):
+        self.calls.append((prompts, prompt, cached))
+        return self.prefill * prompts
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_prompts_reach_the_clock_by_their_mean_length(apart):
+    clock = Growing(0.05, 0.01)
+    fleet = Fleet(decode=D, prefill=D, prefill_instances=1) if apart else Fleet(decode=D)
+    simulate(fleet, ServingWorkload(concurrency=12, requests=60, prompt=100, output=4), clocks=(clock, clock))
+    assert max(prompts for prompts, _, _ in clock.calls) > 1, "several at once"
+    assert all(prompt == pytest.approx(100) and cached == 0 for _, prompt, cached in clock.calls)
+
+
+def test_a_chunk_that_is_full_takes_no_other_prompt():
+    """Prompts of 100 tokens in chunks of 100: one a call; in chunks of 50 each twice, the second time half is there."""
+    for chunk, calls in ((100, {(1, 100, 0)}), (50, {(1, 50, 0), (1, 100, 50)})):
+        clock = Growing(0.05, 0.01)
+        fleet = Fleet(decode=D, chunk_tokens=chunk)
+        simulate(fleet, ServingWorkload(concurrency=12, requests=60, prompt=100, output=4), clocks=(clock, clock))
+        assert set(clock.calls) == calls and len(clock.calls) == 60 * 100 // chunk
+
+
+@pytest.mark.parametrize("output", [2, 3, 40, 400])
+def test_a_step_reads_the_context_that_has_grown(output):
+    """Alone, the n-th step reads the prompt's 100 tokens and n more: an arithmetic series."""
+    clock = Growing(0.3, 0.02, 1e-4)
+    work = ServingWorkload(rate_per_s=0.02, requests=3, prompt=100, output=output, arrivals="even")
+    took = [r.finish - r.first for r in simulate(Fleet(decode=D), work, clocks=(clock, clock)).requests]
+    steps = output - 1
+    assert took == pytest.approx([steps * (0.02 + 1e-4 * 100) + 1e-4 * steps * (steps - 1) / 2] * 3)
+
+
+def test_chips_of_a_fleet():
+    assert Fleet(decode=D, decode_instances=3).chips == 24
+    assert Fleet(decode=D, decode_instances=3, prefill=D, prefill_instances=2).chips == 40

@@ -3,6 +3,7 @@
 import pytest
 
 from minglm.errors import InputError
+from sim.serving import sizing
 from sim.serving.calibration import fitted, rows
 from sim.serving.margin import margin, margins
 from sim.serving.memory import chip_memory, shortfall
@@ -187,3 +188,30 @@ def test_questions_by_name():
 
 def test_memory_of_an_option_is_that_of_its_deployment(chat):
     assert chip_memory(chat.smallest.decode).requests(4608) >= chat.smallest.batch
+
+
+def test_what_comes_nearest_is_judged_by_one_request(monkeypatch):
+    asked = []
+    monkeypatch.setattr(sizing, "tpot", lambda d, requests, *rest: asked.append(requests) or 0.5)
+    monkeypatch.setattr(sizing, "ttft", lambda d, target, prompts, *rest: asked.append(prompts) or 3.0)
+    with pytest.raises(InputError, match=r"TPOT 500\.0 ms at batch 1, TTFT 3\.00 s for one prompt"):
+        size("glm5", Target(8192, 1024, 2.0, 1e-4), ["dgx_h200"], most=8)
+    assert asked and set(asked) == {1}
+
+
+def test_an_option_is_checked_with_four_times_the_requests_in_flight(chat, monkeypatch):
+    """Little's law: rate × time of a request; at least 400 and at most what is allowed."""
+    option, seen = chat.options[0], []
+    target = Target(2048, 256, 2.0, 0.05)
+
+    def simulated(fleet, work, **rest):
+        seen.append(work)
+        raise InputError("enough")
+
+    monkeypatch.setattr(sizing, "simulate", simulated)
+    for most in (20_000, 450):
+        with pytest.raises(InputError, match="enough"):
+            sizing.check_by_simulation(option, target, most=most)
+        flight = seen[-1].rate_per_s * (target.ttft_s + target.output * option.tpot_s)
+        assert seen[-1].requests == int(min(most, max(400, 4 * flight)))
+    assert 4 * flight > 450, "the bounds do not decide the first"
