@@ -228,3 +228,18 @@ def test_csv_log_cuts_what_came_after_the_checkpoint(tmp_path):
 def test_load_statistics():
     assert metrics.load_statistics([[5, 5, 5, 5]]) == (pytest.approx(1.0), pytest.approx(1.0))
     assert metrics.load_statistics([[20, 0, 0, 0]]) == (pytest.approx(0.0), pytest.approx(4.0))
+
+
+def test_a_run_with_two_checkpoints_goes_on_from_the_newer(tmp_path):
+    """Its own older checkpoint is no other writer's; one that has come since the run was read is."""
+    run, ci = tmp_path / "run", recipes.load("ci_pretrain").changed(checkpoint_every=2)
+    last = train(ci, run, progress=False, device="cpu")
+    newest, *older = checkpoint.find(run)
+    assert len(older) >= 1
+    newest.rename(tmp_path / "away")  # as after a kill before it was there
+    assert len(checkpoint.find(run)) == len(older)
+    waiting = TrainingRun(ci, run, None, "cpu")
+    assert waiting.step < ci.steps
+    assert train(ci, run, progress=False, device="cpu")["loss"] == last["loss"]
+    with pytest.raises(InputError, match="another writer has gone on"):
+        waiting.loop(progress=False)

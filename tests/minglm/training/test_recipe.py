@@ -80,6 +80,13 @@ def test_a_share_of_a_task_is_a_number(share):
     assert recipes.load("ci_sft").changed(tasks={"lookup": 1.0, "copy": 0}).tasks["copy"] == 0
 
 
+@pytest.mark.parametrize("key", ["pairs_words", "lookup_facts", "val_every", "checkpoint_every", "steps"])
+def test_one_is_the_least_of_what_is_counted(key):
+    assert getattr(recipes.load("ci_pretrain").changed(**{key: 1}), key) == 1
+    with pytest.raises(InputError, match=key):
+        recipes.load("ci_pretrain").changed(**{key: 0})
+
+
 def test_files_that_are_not_recipes(tmp_path):
     for text, says in (("a: [1", "not readable as YAML"), ("just words", "must be key: value")):
         (tmp_path / "x.yaml").write_text(text)
