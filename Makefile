@@ -54,7 +54,7 @@ mutants: $(STAMP) ## plant 122 single faults in a copy of the code, one at a tim
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ARGS)
 
 course-check: $(STAMP) ## the whole book, every exercise both ways, single faults of its solution, the site, all walks in a browser
-	$(BIN)/python -m minglm.course.book
+	$(BIN)/python -m minglm.course.book --record data/reference/last_runs
 	$(BIN)/python -m minglm.course.workshop.single_faults
 	MINGLM_COURSE=1 $(BIN)/python -m pytest tests/minglm/course/test_workshop_exercises.py tests/minglm/course/test_workshop_kit.py tests/browser $(ARGS)
 

@@ -2,7 +2,10 @@
 
     python -m minglm.course.book            # executes every notebook (full length), writes runs/book/_build/html
     MINGLM_SMOKE=1 python -m minglm.course.book
+    python -m minglm.course.book --record data/reference/last_runs   # the same, with course_check.csv for the record
     python -m minglm.course.book --check    # looks at a built book: figures, links, search, nothing from the net
+
+Executed copies are kept in runs/book-executed: killed and called again, it goes on with the next notebook.
 
 Needs the `dev` extra (jupyter-book 1; version 2 fetches a template from the net at build time). Every page prints: the
 style sheet shows pictures whole and hides the sidebars.
@@ -11,7 +14,6 @@ style sheet shows pictures whole and hides the sidebars.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -20,8 +22,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from minglm import atomic, datafiles
-from minglm.course import assets, book_reference
-from minglm.errors import InputError
+from minglm.course import assets, book_reference, executed
+from minglm.course.workshop import generator, timing
+from minglm.errors import InputError, Parser
 from minglm.runtime import run_folder
 
 PARTS = {"learn": "Learn: build it", "scale": "Scale: simulate it", "plan": "Plan: decide with it"}
@@ -29,7 +32,9 @@ SHEETS = "Workshop: exercises"
 
 
 def build(target: Path | None = None, only: str | None = None) -> Path:
-    """Copy the notebooks, write the table of contents, run jupyter-book; returns the path of index.html.
+    """Execute the notebooks, write the table of contents, run jupyter-book; returns the path of index.html.
+
+    A notebook in which a cell stops has its page too; `check` names it.
 
     Args:
         only: build a book of the notebooks whose path holds this word, or of the reference alone with "docs" (for
@@ -41,28 +46,36 @@ def build(target: Path | None = None, only: str | None = None) -> Path:
             "the book is made from the repository's README and notebooks; run from a clone of the repository"
         )
     target = target or datafiles.runs("book")
+    with run_folder.writing(copies(target), "executed", "make book"):
+        rows = executed.run([p for p in timing.notebooks() if _wanted(p, only)], copies(target))
     run_folder.set_aside(target, "book")
     with run_folder.writing(target, "book", "make book"):
-        return _build(target, only, root)
+        return _build(target, only, root, rows)
 
 
-def _build(target: Path, only: str | None, root: Path) -> Path:
+def copies(target: Path) -> Path:
+    """Where the executed notebooks of a book are kept: beside it, since a book is made anew each time."""
+    return target.with_name(f"{target.name}-executed")
+
+
+def _wanted(notebook: Path, only: str | None) -> bool:
+    return only is None or only in datafiles.shown(notebook)
+
+
+def _build(target: Path, only: str | None, root: Path, rows: list[dict]) -> Path:
     toc = ["format: jb-book", "root: intro", "parts:"]
     for folder, caption in PARTS.items():
-        notebooks = [
-            p for p in sorted(datafiles.notebooks(folder).glob("*.ipynb")) if only is None or only in datafiles.shown(p)
-        ]
+        notebooks = [p for p in sorted(datafiles.notebooks(folder).glob("*.ipynb")) if _wanted(p, only)]
         if notebooks:
             (target / folder).mkdir()
             toc += [f"- caption: '{caption}'", "  chapters:"]
             for path in notebooks:
-                atomic.copy(path, target / folder / path.name)
+                # where the learner has to fill something in, the page shows the blanks, not the solution that was run
+                run = path if generator.is_blank(path) else copies(target) / folder / path.name
+                atomic.copy(run, target / folder / path.name)
                 toc.append(f"  - file: {folder}/{path.stem}")
-    sheets = [
-        p
-        for p in sorted(datafiles.notebooks("workshop", "exercises").glob("*.ipynb"))
-        if only is None or only in datafiles.shown(p)
-    ]
+    exercises = datafiles.notebooks("workshop", "exercises")
+    sheets = [p for p in sorted(exercises.glob("*.ipynb")) if _wanted(p, only)]
     if sheets:
         (target / "workshop" / "exercises").mkdir(parents=True)
         toc += [f"- caption: '{SHEETS}'", "  chapters:"]
@@ -81,10 +94,10 @@ def _build(target: Path, only: str | None, root: Path) -> Path:
     if figures.is_dir():
         shutil.copytree(figures, target / "data" / "figures")
     atomic.write_text(target / "intro.md", _intro((root / "README.md").read_text(encoding="utf-8"), target))
-    env = {**os.environ, "PLOTLY_RENDERER": "plotly_mimetype+notebook", "MINGLM_RUNS": str(target / "runs")}
     # the package has no __main__, and Scripts may not be on the path
     run = "from jupyter_book.cli.main import main; main()"
-    subprocess.run([sys.executable, "-c", run, "build", str(target), "--quiet"], check=True, env=env)
+    subprocess.run([sys.executable, "-c", run, "build", str(target), "--quiet"], check=True)
+    atomic.write_json(target / "seconds.json", rows)
     index = target / "_build" / "html" / "index.html"
     _cut_off(index.parent)
     print(f"the book: {index}")
@@ -104,24 +117,6 @@ def _cut_off(html: Path) -> None:
         )
         if kept != text:
             atomic.write_text(page, kept)
-
-
-def setup(app) -> dict:
-    """The builder's hook, named as an extension in assets/book.yaml: when all is built, note each notebook's time."""
-    app.connect("build-finished", _note_seconds)
-    return {"parallel_read_safe": True}
-
-
-def _note_seconds(app, error) -> None:
-    """seconds.json: seconds of each notebook that ran to its end, and whether in smoke mode (`minglm workshop timing
-    --book`).
-    """
-    if error:
-        return
-    ran = {name: page["exec_data"] for name, page in app.env.nb_metadata.items() if page.get("exec_data")}
-    seconds = {name: data["runtime"] for name, data in ran.items() if data["succeeded"]}
-    noted = {"smoke": os.environ.get("MINGLM_SMOKE") == "1", "seconds": seconds}
-    atomic.write_json(Path(app.srcdir) / "seconds.json", noted)
 
 
 def _intro(readme: str, target: Path) -> str:
@@ -148,7 +143,8 @@ def check(target: Path | None = None) -> list[str]:
     html = target / "_build" / "html"
     if not (html / "index.html").is_file():
         raise InputError(f"{html}: no book there; `make book` builds one")
-    wrong: list[str] = []
+    noted = json.loads((target / "seconds.json").read_text(encoding="utf-8"))
+    wrong = [f"{row['notebook']}: {row['error']}" for row in noted if row["error"]]
     for name in re.findall(r"- file: (\S+)", (target / "_toc.yml").read_text(encoding="utf-8")):
         wrong += _faults_of_chapter(target, html, name)
     for page in html.rglob("*.html"):
@@ -202,12 +198,26 @@ def _faults_of_page(html: Path, page: Path) -> list[str]:
     return wrong
 
 
-def main() -> int:
+def record(rows: list[dict], folder: Path) -> Path:
+    """Write course_check.csv: a row per notebook with notebook, date, seconds and error, empty where every cell ran."""
+    path = folder / "course_check.csv"
+    columns = ("notebook", "date", "seconds", "error")
+    atomic.write_csv(path, [{c: row[c] for c in columns} for row in rows], columns)
+    return path
+
+
+def main(argv: list[str] | None = None) -> int:
     """Build the book unless `--check`, then look it over; exit code 1 where something is wrong."""
-    if "--check" not in sys.argv[1:]:
+    p = Parser(prog="python -m minglm.course.book", description=(__doc__ or "").splitlines()[0])
+    p.add_argument("--check", action="store_true", help="look at the book that is there, build none")
+    p.add_argument("--record", type=Path, metavar="FOLDER", help="write course_check.csv there")
+    args = p.parse_args(argv)
+    if not args.check:
         build()
     problems = check()
-    whole = "every figure present, no broken link, search filled, nothing loaded from elsewhere"
+    if args.record:
+        print(record(json.loads((datafiles.runs("book") / "seconds.json").read_text(encoding="utf-8")), args.record))
+    whole = "every notebook and figure present, no broken link, search filled, nothing loaded from elsewhere"
     print("\n".join(problems) if problems else whole)
     return 1 if problems else 0
 

@@ -1,13 +1,12 @@
 """Executed copies of the notebooks, one at a time and kept: a run that was killed goes on with the next one.
 
-Beside each copy `learn/02_mla.ipynb` stands `learn/02_mla.json`: seconds, the error if a cell stopped, and the digest of
-what was run. A copy is made again when its notebook, the code or the data changed, or when a cell of it stopped.
+Beside each copy `learn/02_mla.ipynb` stands `learn/02_mla.json`: seconds, the error if a cell stopped, and the digest
+of what was run. A copy is made again when its notebook, the code or the data changed, or when a cell of it stopped.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 import tempfile
@@ -26,7 +25,7 @@ def run(paths: list[Path], folder: Path) -> list[dict]:
 
     A notebook that the learner fills in is executed as its solution (`generator.runnable`).
 
-    Returns: a row per notebook with notebook ("learn/02_mla"), seconds, error ("" where every cell ran), smoke.
+    Returns: a row per notebook with notebook ("learn/02_mla"), seconds, error ("" where every cell ran), smoke, date.
     """
     code, rows = _digest_of_code(), []
     for path in paths:
@@ -38,7 +37,8 @@ def run(paths: list[Path], folder: Path) -> list[dict]:
         if noted is None or noted["digest"] != digest or noted["error"]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             seconds, error = _execute(source, folder / f"{name}.ipynb", folder / "runs")
-            noted = {"notebook": name, "seconds": seconds, "error": error, "smoke": smoke, "digest": digest}
+            noted = {"notebook": name, "seconds": seconds, "error": error, "smoke": smoke}
+            noted |= {"date": time.strftime("%Y-%m-%d", time.gmtime()), "digest": digest}
             atomic.write_json(folder / f"{name}.json", noted)
             print(f"{name}: {seconds:.0f} s{' ' + error if error else ''}", file=sys.stderr, flush=True)
         rows.append(noted)

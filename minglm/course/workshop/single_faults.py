@@ -101,10 +101,14 @@ def _checked(node: ast.stmt) -> tuple[str, str] | None:
 
 
 def faults(path: Path) -> Iterator[Fault]:
-    """Every single fault of every solution of a sheet."""
-    tree = sheet(path)
+    """Every single fault of every solution of a sheet.
+
+    A function that an earlier exercise of the sheet asked for is broken there, not once more in each that uses it.
+    """
+    tree, done = sheet(path), set[str]()
     for key, answer in answers(path).items():
-        used = _functions(tree, answer)
+        used = [name for name in _functions(tree, answer) if name not in done]
+        done.update(used)
         for name in used:
             function = next(n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name == name)
             names = _names(function)

@@ -91,20 +91,20 @@ def from_book(target: Path, only: str | None = None) -> list[dict]:
     noted = target / "seconds.json"
     if not noted.is_file():
         raise InputError(f"{noted}: no book was built there; `make book` builds one and notes the seconds")
-    built = json.loads(noted.read_text(encoding="utf-8"))
-    if built["smoke"]:
+    built = {row["notebook"]: row for row in json.loads(noted.read_text(encoding="utf-8"))}
+    if any(row["smoke"] for row in built.values()):
         raise InputError(f"{noted}: this book was built in smoke mode; build it at full length with `make book`")
     rows = []
     for path in notebooks(only):
         name = path.relative_to(datafiles.notebooks()).with_suffix("").as_posix()
-        if name in built["seconds"]:
+        if name in built:
             page = (target / "_build" / "html" / f"{name}.html").read_text(encoding="utf-8")
             rows.append(
                 {
                     "notebook": f"{name}.ipynb",
-                    "seconds": round(built["seconds"][name], 1),
+                    "seconds": built[name]["seconds"],
                     "peak_mib": None,
-                    "error": "",
+                    "error": built[name]["error"],
                     "figures": page.count("Plotly.newPlot("),
                 }
             )

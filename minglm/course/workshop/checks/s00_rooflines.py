@@ -1,5 +1,6 @@
 """Checks of the sheet to scale/00: intensity, the roof, and the batch that fills a chip."""
 
+from fractions import Fraction
 from functools import partial
 
 from minglm.course.workshop.checking import Exercise, Mistake
@@ -33,7 +34,7 @@ def _smallest(n, k, width, peak, bandwidth, rows=True, down=False):
 
     def full(b):
         moved = width * (k * n + (b * (k + n) if rows else 0))
-        return 2 * b * n * k / peak >= moved / bandwidth
+        return 2 * b * n * k * Fraction(bandwidth) >= moved * Fraction(peak)  # exact where both times grow alike
 
     high = 1
     while not full(high):
@@ -96,6 +97,7 @@ EXERCISES = [
             (7168, 2048, 1, 6.4e14, 1.6e12),
             (64, 64, 2, 3.2e14, 1.6e12),
             (1000, 500, 2, 1e12, 1e11),
+            (64, 64, 2, 2.0**45, 2.0**40),  # a row's compute and memory take equally long
         ],
         (
             Mistake(partial(_smallest, rows=False), "Each row moves bytes, too: k read and n written."),
