@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,7 +26,8 @@ def compared(parts: Mapping[str, Callable], control: tuple[str, Callable]) -> tu
     shown = {**written, **({} if wrong is None else {f"{control[0]}, wrong": wrong})}
     fig = plots.figure("Each part alone inside minglm", "", "largest difference of a logit", log_y=True)
     plots.bars(fig, list(shown), [max(v, 1e-9) for v in shown.values()])
-    fig.add_hline(y=CLOSE, line_dash="dot", annotation_text="1e-5")
+    # the place of a label on a logarithmic axis is given as the exponent
+    fig.add_hline(y=CLOSE, line_dash="dot", annotation_text="1e-5", annotation_y=math.log10(CLOSE))
     missing = [name for name in parts if name not in written]
     words = ", ".join(f"{name} {value:.0e}" for name, value in shown.items())
     still = f" Still to be written: {', '.join(missing)}." if missing else ""
@@ -134,7 +136,7 @@ def balance_over_steps(router: Callable, steps: int = 80, tokens: int = 512) -> 
         curves = {"bias moved by 0.01": imbalance(router, 0.01), "control: no bias": imbalance(router, 0.0)}
     except NotImplementedError:
         curves = {"bias moved by 0.01": imbalance(moe.Router, 0.01), "control: no bias": imbalance(moe.Router, 0.0)}
-    fig = plots.figure("Load imbalance", "step", "busiest expert's load over the mean")
+    fig = plots.figure("Load imbalance", "step", "busiest expert over the mean")
     for i, (words, values) in enumerate(curves.items()):
         plots.line(fig, range(1, steps + 1), values, words, i)
     last = {words: values[-1] for words, values in curves.items()}

@@ -110,6 +110,10 @@ EXERCISES = [
             (DRAWS, 27, 118, 1.0),
             (DRAWS, 10, 10, 0.5),
             ({"lucky": [(1, 1), (1, 9), (9, 9)], "sure": [(2, 2), (2, 2), (2, 2)]}, 5, 5, 0.6),
+            # the least mean is neither first nor the least sum, number of draws, or days
+            ({"dear": [(1, 30)], "near": [(1, 20.6)] * 2, "cheap": [(3, 20.4), (2, 20.4), (1, 20.4)]}, 5, 50, 0.9),
+            # dear draws alone make a plan unsafe whose mean is low
+            ({"over": [(1, 12), (1, 12), (1, 1), (1, 1)], "within": [(1, 8), (2, 8)]}, 5, 10, 0.9),
         ],
         (
             Mistake(partial(_choose, wrong="means"), "A mean that fits says little: count the draws that fit."),

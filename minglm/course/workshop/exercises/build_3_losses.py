@@ -15,7 +15,7 @@ from minglm.course.notebook import show
 from minglm.course.workshop import check, hint
 from minglm.course.workshop.build import pictures
 
-torch.manual_seed(0)
+torch.manual_seed(0);
 
 
 # %% [markdown]
