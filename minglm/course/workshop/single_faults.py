@@ -27,6 +27,7 @@ from minglm import atomic, datafiles
 from minglm.course.workshop import checking, generator
 from minglm.errors import InputError, Parser
 
+SHORT = (*"0123456789", "scale_", "plan_")  # the build_* sheets are whole models: thousands of faults each
 LIMIT_S = 20.0  # for one answer: a fault in a loop's end may never return
 MEMORY_BYTES = 12 * 2**30  # of addresses, of which torch alone takes some
 _BINARY: dict[type, tuple[type, ...]] = {
@@ -268,11 +269,11 @@ def survivors(path: Path) -> tuple[list[Fault], int]:
 def main(argv: list[str] | None = None) -> int:
     """List the faults that are accepted; exit code 1 where there is one."""
     p = Parser(prog="python -m minglm.course.workshop.single_faults", description=(__doc__ or "").splitlines()[0])
-    p.add_argument("sheets", nargs="*", help="beginnings of names, such as 02 or build_1 (default: all exercises)")
+    p.add_argument("sheets", nargs="*", help="beginnings of names, such as 02 or build_1 (default: all but build_*)")
     args: argparse.Namespace = p.parse_args(argv)
     left = tried = 0
     for path in generator.sources():
-        if not path.stem.startswith(tuple(args.sheets or "0123456789")):
+        if not path.stem.startswith(tuple(args.sheets or SHORT)):
             continue
         found, count = survivors(path)
         left, tried = left + len(found), tried + count

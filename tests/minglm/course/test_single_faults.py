@@ -21,6 +21,13 @@ def test_a_fault_changes_one_place():
         assert any(words in place for place in places), words
 
 
+def test_a_function_is_broken_in_the_exercise_that_asks_for_it_and_not_again_where_it_is_used():
+    path = next(p for p in generator.sources() if p.stem == "build_0_tokenizer")
+    broken = {(f.key, f.place.split()[0]) for f in single_faults.faults(path)}
+    assert ("build_0.merge", "merge") in broken and ("build_0.learn", "learn") in broken
+    assert ("build_0.learn", "merge") not in broken
+
+
 def test_a_loop_without_end_is_no_right_answer():
     fault = single_faults.Fault("00.loss_of_knowing_nothing", "", "def forever(V):\n    while True:\n        pass")
     assert not single_faults.accepted(fault, "forever", limit_s=0.5)
@@ -28,6 +35,6 @@ def test_a_loop_without_end_is_no_right_answer():
 
 @pytest.mark.slow
 def test_every_fault_called_equivalent_is_one_that_can_be_planted():
-    sheets = [p for p in generator.sources() if p.stem[:2].isdigit()]
+    sheets = [p for p in generator.sources() if p.stem.startswith(single_faults.SHORT)]
     planted = {f"{f.key} {f.place}" for p in sheets for f in single_faults.faults(p)}
     assert len(planted) > 2000 and not set(single_faults.equivalent()) - planted

@@ -84,7 +84,11 @@ EXERCISES = [
     Exercise(
         "plan_planner.run_cost",
         _run_cost,
-        lambda: [(1000, 3600.0, 1.0, 10, 0, 2.0, 0.0), (50000, 4.0, 0.9, 1000, 32, 1.1, 0.15)],
+        lambda: [
+            (1000, 3600.0, 1.0, 10, 0, 2.0, 0.0),
+            (50000, 4.0, 0.9, 1000, 32, 1.1, 0.15),
+            (1, 3.5, 0.8, 1, 0, 1.0, 0.0),
+        ],
         (
             Mistake(
                 partial(_run_cost, wrong="times goodput"), "Lost time makes the run longer: divide by the goodput."

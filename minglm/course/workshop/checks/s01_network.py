@@ -103,6 +103,8 @@ EXERCISES = [
             (4.0, [0.0, 3.0, 0.5, 7.0], 2.0, 1.0),
             (1.0, [5.0, 0.0], 1.0, 0.25),
             (1.0, [9.0, 0.0, 0.0, 0.0], 1.0, 0.0),
+            # sixteen ranks that are ready at times of their own, a late one in every subtree
+            (7.0, [9.4, 8.6, 5.9, 7.0, 9.2, 3.8, 4.9, 4.6, 11.9, 1.8, 1.5, 1.4, 7.0, 11.1, 0.9, 6.6], 2.0, 0.0),
         ],
         (
             Mistake(partial(_tree, back=False), "The total stands in rank 0 only: it must go back to all."),
