@@ -71,8 +71,8 @@ def _build(target: Path, only: str | None, root: Path, rows: list[dict]) -> Path
             toc += [f"- caption: '{caption}'", "  chapters:"]
             for path in notebooks:
                 # where the learner has to fill something in, the page shows the blanks, not the solution that was run
-                run = path if generator.is_blank(path) else copies(target) / folder / path.name
-                atomic.copy(run, target / folder / path.name)
+                shown = path if generator.is_blank(path) else copies(target) / folder / path.name
+                atomic.copy(shown, target / folder / path.name)
                 toc.append(f"  - file: {folder}/{path.stem}")
     exercises = datafiles.notebooks("workshop", "exercises")
     sheets = [p for p in sorted(exercises.glob("*.ipynb")) if _wanted(p, only)]
