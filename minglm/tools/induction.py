@@ -184,13 +184,11 @@ def _row(line: dict[str, str]) -> dict:
 
 def table(rows: list[dict]) -> str:
     """One line for each setting: the step at which each seed formed, or its loss at the last step."""
-    lines = [f"{'setting':<9}{'step formed, or loss at the last step, by seed':<64}what is special"]
+    lines = [f"{'setting':<9}{'step formed, or loss at the end':<33}what is special"]
     for name in dict.fromkeys(r["setting"] for r in rows):
         ends = {r["seed"]: r for r in rows if r["setting"] == name}  # the last row of each seed
-        cells = [
-            f"{r['formed_at']}" if r["formed_at"] else f"no, {r['loss']:.2f} at {r['step']}" for r in ends.values()
-        ]
-        lines.append(f"{name:<9}{'; '.join(cells):<64}{SETTINGS[name].special}")
+        cells = [f"{r['formed_at']}" if r["formed_at"] else f"no, {r['loss']:.2f}" for r in ends.values()]
+        lines.append(f"{name:<9}{'; '.join(cells):<33}{SETTINGS[name].special}")
     return "\n".join(lines)
 
 

@@ -110,6 +110,7 @@ EXERCISES = [
             ([4, 5, 5, 4], 1e8, 3e8, 2e8, 5e8, 16, 1, 8),
             ([2, 2], 1e8, 3e8, 2e8, 5e8, 1, 0, 1),
             ([6], 1e8, 3e8, 2e8, 5e8, 4, 3, 16),
+            ([2, 3, 3, 2], 1e8, 3e8, 2e8, 5e8, 2, 1, 8),  # fewer micro-batches than ranks, and than replicas
         ],
         (
             Mistake(
