@@ -64,6 +64,7 @@ def run(only: str | None = None, out: Path | None = None, folder: Path | None = 
         spec.loader.exec_module(module)
         described = {**machine.describe(), "memory_gb_per_s": round(machine.memory_bytes_per_s() / 1e9, 1)}
         described["load_before"] = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+        described["cpu_time_of_one_thread"] = bool(os.environ.get("MINGLM_BENCH_CPU_TIME"))
         described["date"] = time.strftime("%Y-%m-%d", time.gmtime())
         own = [
             {key: row.get(key) for key in ROW_KEYS} | row | {"command": f"make bench ONLY={name}", "machine": described}

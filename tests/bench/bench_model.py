@@ -32,6 +32,8 @@ CPU_TIME = bool(os.environ.get("MINGLM_BENCH_CPU_TIME"))
 clock = time.process_time if CPU_TIME else time.perf_counter
 CONFIG = ModelConfig.named("bench", num_nextn_predict_layers=0)
 PROMPT, NEW, REPEATS = 128, 128, 3
+STEPS = ((8, 512, 2.0), (2, 2048, 4.0))  # rows, their length, times transformers that is asked for
+LENGTHS = (4096, 8192, 16384, 32768)  # of prompts
 
 
 def timed(work) -> float:
@@ -163,7 +165,7 @@ def row(name, value, unit, ratio=None, target=None, note=""):
 
 def training(ours: Model, theirs: Theirs) -> list[dict]:
     rows, peak = [], machine.matmul_flops_per_s()
-    for B, T, target in ((8, 512, 2.0), (2, 2048, 4.0)):
+    for B, T, target in STEPS:
         hf, name = theirs.best(lambda m, B=B, T=T: their_step(m, B, T))
         took = alternate(
             {"ours": our_step(ours, B, T), "kl": our_step(ours, B, T, kl=True), "hf": their_step(hf, B, T)}
@@ -257,7 +259,7 @@ def growth(ours: Model) -> list[dict]:
     rows, rest = [], {}
     mla_module.select_topk = counted
     try:
-        for T in (4096, 8192, 16384, 32768):
+        for T in LENGTHS:
             work, runs = our_prefill(ours, T), []
             work()
             for _ in range(REPEATS):
@@ -274,13 +276,13 @@ def growth(ours: Model) -> list[dict]:
     finally:
         mla_module.select_topk = real
     shares, seconds = [100 * part / whole for whole, part in runs], [whole for whole, _ in runs]
-    rows[-3] |= answer("prefill 32768: seconds", total, seconds)
-    rows[-2] |= answer("prefill 32768: the indexer's share", statistics.median(shares), shares)
-    grew = rest[32768] / rest[4096]
+    rows[-3] |= answer(f"prefill {T}: seconds", total, seconds)
+    rows[-2] |= answer(f"prefill {T}: the indexer's share", statistics.median(shares), shares)
+    grew = rest[LENGTHS[-1]] / rest[LENGTHS[0]]
     return [
         *rows,
         dict(
-            name="prefill 4096 to 32768, everything but the indexer",
+            name=f"prefill {LENGTHS[0]} to {LENGTHS[-1]}, everything but the indexer",
             value=grew,
             unit="times",
             ratio=grew,
