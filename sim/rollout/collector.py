@@ -39,7 +39,7 @@ class Collector:
 
     def __init__(self, case: Case, env: simpy.Environment, engines: Sequence[Engine]) -> None:
         self.case, self.env, self.engines = case, env, engines
-        self.in_flight = 0  # requests that run in all engines together
+        self.busy = 0  # engines that run anything
         self.steps: list[Step] = []
         self.rollout_spans: list[tuple[float, float]] = []
         self.trainer_spans: list[tuple[str, float, float]] = []
@@ -48,7 +48,7 @@ class Collector:
         self._watched: list[list[tuple[float, int]]] = [[(0.0, 0)] for _ in range(min(case.watch, len(engines)))]
         self._last_change = 0.0
         self._ends: list[float] = []  # of trajectories of this rollout phase
-        self._tail_s = self._active_s = self._running_s = 0.0
+        self._tail_s = self._active_s = 0.0
         self._begin = Totals()
         self._restart_staleness()
 
@@ -59,15 +59,11 @@ class Collector:
 
     # ---- while it runs
     def count(self, change: int) -> None:
-        """Book how many requests run in all engines together."""
-        now = self.env.now
-        dt = now - self._last_change
-        if dt > 0.0:
-            if self.in_flight:
-                self._active_s += dt
-                self._running_s += dt * self.in_flight
-            self._last_change = now
-        self.in_flight += change
+        """Book that so many engines more run something."""
+        if self.busy:
+            self._active_s += self.env.now - self._last_change
+        self._last_change = self.env.now
+        self.busy += change
 
     def ended(self, count: int) -> None:
         """Book trajectories that end now."""
@@ -91,17 +87,22 @@ class Collector:
         tokens = stale = worst = 0
         for group in groups:
             for trajectory in group.samples:
-                oldest = newest = trajectory.segments[0][0] if trajectory.segments else version
-                for sampled_by, count in trajectory.segments:
+                segments = trajectory.segments
+                oldest = newest = segments[0][0] if segments else version
+                for sampled_by, count in segments:
                     behind = version - sampled_by
                     self._tokens[behind] += count
                     tokens += count
                     if behind:
                         stale += count
                         worst = max(worst, behind)
-                    newest, oldest = max(newest, sampled_by), min(oldest, sampled_by)
+                    if sampled_by > newest:
+                        newest = sampled_by
+                    elif sampled_by < oldest:
+                        oldest = sampled_by
                 self._oldest[version - oldest] += 1
                 self._max_span = max(self._max_span, newest - oldest)
+            group.samples.clear()  # and each knew its group: gone now, not when all is swept at the end
         self.trained_groups += len(groups)
         step = Step(
             end_s=self.env.now,
@@ -130,7 +131,7 @@ class Collector:
             busy_s=sum(e.busy_s for e in self.engines),
             tail_s=self._tail_s,
             active_s=self._active_s,
-            running_s=self._running_s,
+            running_s=sum(e.running_s for e in self.engines),
             rollout_s=sum(end - start for start, end in self.rollout_spans),
             reprefilled_tokens=sum(e.reprefilled for e in self.engines),
             preemptions=sum(e.preemptions for e in self.engines),

@@ -90,9 +90,10 @@ class Dispatcher:
     def plan(self, engine: Engine) -> None:
         """Admit what fits and plan the next event of an engine that has changed; it must be at the present time."""
         now = self.env.now
-        admitted = engine.admit(now)
-        if admitted:
-            self.collector.count(admitted)
+        idle = not engine.n
+        engine.admit(now)
+        if idle and engine.n:
+            self.collector.count(1)
         self.collector.watch(engine)
         engine.timer += 1
         due_s = engine.next_event(now)
@@ -106,25 +107,28 @@ class Dispatcher:
         engine, timer = cast(tuple[Engine, int], event.value)
         if timer != engine.timer:
             return  # the engine changed since
-        before = engine.n
         ended = engine.fire(self.env.now)
-        self.collector.count(engine.n - before)
+        if not engine.n:
+            self.collector.count(-1)
         self._dirty[engine.id] = engine
-        complete = [self._ended(trajectory) for trajectory in ended if trajectory.done >= trajectory.length]
-        if self.rolling_out:
-            self.collector.ended(len(complete))
+        any_complete, divided = False, self.case.placement == "divided"
+        for trajectory in ended:
+            if divided and trajectory.done < trajectory.length:
+                continue
+            if self.rolling_out:
+                self.collector.ended(1)
+            any_complete = self._ended(trajectory) or any_complete
         self._placement.changed(engine)
-        if self.case.placement == "divided":
+        if divided:
             for trajectory in ended:
                 if trajectory.done < trajectory.length:
                     self._dispatch(trajectory)
-        any_complete = any(complete)
         if any_complete and (self.policy.continuous or self.rolling_out):
             self.refill()
         self._plan_changed()
         if any_complete and not self.group_done.triggered:
             self.group_done.succeed()
-        if not self.collector.in_flight and not self.drained.triggered:
+        if not self.collector.busy and not self.drained.triggered:
             self.drained.succeed()
 
     def _ended(self, trajectory: Trajectory) -> bool:
@@ -189,9 +193,9 @@ class Dispatcher:
         for engine in self.engines:
             if engine.load:
                 engine.advance(self.env.now)
-                before = engine.n
+                if engine.n:
+                    self.collector.count(-1)
                 stopped = engine.abort(self.env.now)
-                self.collector.count(-before)
                 self.plan(engine)
                 for trajectory in stopped:
                     if trajectory.done >= trajectory.length:  # it ended at this very moment

@@ -11,9 +11,9 @@ is full the youngest is put back and prefilled again later (what vLLM does); a w
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import math
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -57,19 +57,18 @@ class DecodeCurve:
 
     def base(self, b: int) -> float:
         """Seconds of a step with `b` running and nothing cached."""
-        table = self._base
-        while len(table) <= b:
-            table.append(_interpolate(self.points, len(table)))
-        return table[b]
+        return self.up_to(b)[0][b]
 
     def slope(self, b: int) -> float:
         """Seconds of a step per cached token of the whole engine, with `b` running."""
-        if not self.slopes:
-            return 0.0
-        table = self._slope
-        while len(table) <= b:
-            table.append(max(0.0, _interpolate(self.slopes, len(table))))
-        return table[b]
+        return self.up_to(b)[1][b]
+
+    def up_to(self, b: int) -> tuple[Sequence[float], Sequence[float]]:
+        """`base` and `slope` as tables whose index is the requests running, at least up to `b`."""
+        for i in range(len(self._base), b + 1):
+            self._base.append(_interpolate(self.points, i))
+            self._slope.append(max(0.0, _interpolate(self.slopes, i)) if self.slopes else 0.0)
+        return self._base, self._slope
 
     def beyond_topk(self, b: int, longest: float = 0.0) -> float:
         """Seconds of a step more once keys are selected, with `b` running and so many tokens in the longest."""
@@ -128,15 +127,28 @@ class Trajectory:
         self.segments: list[tuple[int, int]] = []
 
 
+def _progress(trajectory: Trajectory, v: float) -> int:
+    """Its whole tokens when the clock shows `v`."""
+    return max(trajectory.done, min(trajectory.length, math.floor(v - trajectory.origin + 1e-9)))
+
+
+def _without(trajectory: Trajectory, v: float, kv: float) -> tuple[float, Trajectory, int]:
+    """What is cached once it is put back at `v`; itself; and its tokens then."""
+    done = _progress(trajectory, v)
+    kv -= trajectory.prompt + done
+    return (kv if kv > 0.0 else 0.0), trajectory, done
+
+
 class Engine:
     """The state of one engine and its arithmetic; `sim.rollout.simulate` owns the events."""
 
     __slots__ = (
+        "ahead",
         "blocked",
         "busy_s",
         "chunk",
         "curve",
-        "heap",
+        "ends",
         "held",
         "id",
         "kv",
@@ -145,7 +157,6 @@ class Engine:
         "marks",
         "max_running",
         "n",
-        "order",
         "preemptions",
         "prefill_fixed_s",
         "prefill_s",
@@ -153,6 +164,8 @@ class Engine:
         "reprefilled",
         "resume",
         "reuse_kv_cache",
+        "running",
+        "running_s",
         "serial",
         "share",
         "slow",
@@ -185,12 +198,14 @@ class Engine:
         self.reuse_kv_cache, self.share, self.kv_offload_s = reuse_kv_cache, share_prompts, kv_offload_s
         self.slow = 1.0  # times its usual seconds, while another process has part of the machine
         self.v = self.t = self.resume = 0.0  # token clock; time it was read; decoding goes on from `resume`
-        self.heap: list[tuple[float, int, Trajectory]] = []
+        self.ends: list[tuple[float, int, Trajectory]] = []  # (token clock at its end, serial, who), the next first
         self.queue: deque[Trajectory] = deque()
         self.kv, self.n, self.serial, self.timer = 0.0, 0, 0, 0
         self.marks: list[tuple[float, int]] = [(0.0, 0)]  # (token clock, weight version from there on)
-        self.order: list[tuple[int, Trajectory]] = []  # by admission, those that left included
-        self.busy_s = self.tokens = 0.0
+        self.running: dict[int, Trajectory] = {}  # by serial, the youngest last
+        self.busy_s = self.running_s = self.tokens = 0.0  # seconds with any running; times how many; tokens made
+        # What a full cache does before the planned event: (when, clock and cache then, who is put back, its tokens)
+        self.ahead: deque[tuple[float, float, float, Trajectory, int]] = deque()
         self.blocked = self.held = False  # blocked: the cache was full; held: no admission before a weight sync
         self.reprefilled = self.preemptions = 0
         self.target = 0.0
@@ -203,29 +218,35 @@ class Engine:
     # ---- the token clock
     def advance(self, now: float) -> None:
         """Bring clock, cache and counters to `now`. No completion may lie in between."""
+        while self.ahead and self.ahead[0][0] <= now:
+            self._put_back(*self.ahead.popleft())
         n = self.n
         if n:
-            self.busy_s += now - self.t
+            self._book(now)
             start = self.t if self.t > self.resume else self.resume
             left = now - start
             if left > 0.0:
-                a = self._seconds(n)
+                a = self._seconds(n, self.kv)
                 c = self.curve.slope(n) * n * self.slow
                 x = left / a if c <= 0.0 else 2.0 * left / (a + math.sqrt(a * a + 2.0 * c * left))
                 self._tick(x)
         self.t = now
 
+    def _book(self, now: float) -> None:
+        self.busy_s += now - self.t
+        self.running_s += self.n * (now - self.t)
+
     def _longest(self) -> float:
         """Tokens of the longest running request, prompt included."""
-        return self.v + max((t.prompt - t.origin for serial, t in self.order if serial == t.admitted), default=-self.v)
+        return self.v + max((t.prompt - t.origin for t in self.running.values()), default=-self.v)
 
     def _until_selection(self) -> float:
         """Ticks until the longest running request has more than `topk` keys; 0 from then on."""
         return max(0.0, self.topk - self._longest() - 1e-9)
 
-    def _seconds(self, n: int) -> float:
-        """Seconds of a tick now."""
-        now = self.curve.base(n) + self.curve.slope(n) * self.kv
+    def _seconds(self, n: int, kv: float) -> float:
+        """Seconds of a tick with `n` running and `kv` tokens cached."""
+        now = self.curve.base(n) + self.curve.slope(n) * kv
         if self.topk < math.inf and (longest := self._longest()) >= self.topk - 1e-9:
             now += self.curve.beyond_topk(n, longest)  # until the next event; contexts grow little in between
         return now * self.slow
@@ -236,48 +257,64 @@ class Engine:
         self.tokens += self.n * x
 
     def next_event(self, now: float) -> float | None:
-        """When the first request ends, or the cache is full; None while nothing runs. The engine must be at `now`."""
+        """When the next request ends; None while nothing runs. The engine must be at `now`.
+
+        Between two ends a full cache only puts the youngest back, and then the next youngest: when is worked out here
+        and kept in `ahead`; the engine catches up when it is looked at. So preemptions cost no events of their own.
+        """
+        self.ahead.clear()
         n = self.n
         if not n:
             return None
-        heap = self.heap
-        while heap[0][1] != heap[0][2].admitted:  # put back when the cache was full
-            heapq.heappop(heap)
-        x = heap[0][0] - self.v
-        full = (self.kv_limit - self.kv) / n
-        if full < x and n > 1:
+        end, _, first = self.ends[0]
+        v, kv, resume, slow, limit = self.v, self.kv, self.resume, self.slow, self.kv_limit
+        base, slope = self.curve.up_to(n)
+        ahead, youngest_first = self.ahead, reversed(self.running.values())
+        x, self.target = end - v, end
+        while (full := (limit - kv) / n) < x and n > 1:
             x = full if full > 0.0 else 0.0
-            self.target = FULL
-        else:
-            self.target = heap[0][0]
+            youngest = next(youngest_first)
+            if youngest is first or self.topk < math.inf:  # what comes next hangs on who is left: an event of its own
+                self.target = FULL
+                break
+            c = slope[n]
+            due = (now if now > resume else resume) + ((base[n] + c * kv) * slow * x + c * n * slow * x * x / 2.0)
+            now += due - now
+            v += x
+            kv, youngest, done = _without(youngest, v, kv + n * x)
+            ahead.append((now, v, kv, youngest, done))
+            n -= 1
+            x = end - v
         if self.topk < math.inf and 0.0 < (until := self._until_selection()) < x:
             x, self.target = until, SELECTION
-        a = self._seconds(n)
-        dt = a * x + self.curve.slope(n) * n * self.slow * x * x / 2.0
-        return (now if now > self.resume else self.resume) + dt
+        a = (base[n] + slope[n] * kv) * slow if self.topk == math.inf else self._seconds(n, kv)
+        dt = a * x + slope[n] * n * slow * x * x / 2.0
+        return (now if now > resume else resume) + dt
 
     def fire(self, now: float) -> list[Trajectory]:
         """The planned event happens: the requests that end, or none when the cache was full and the youngest went
         back."""
+        while self.ahead:
+            self._put_back(*self.ahead.popleft())
         n = self.n
-        self.busy_s += now - self.t
+        self._book(now)
         self.t = now
         if self.target == SELECTION:
             self._tick(self._until_selection() + 2e-9)
             return []
         if self.target == FULL:
-            self._tick(max(0.0, (self.kv_limit - self.kv) / n))
-            self._preempt()
+            x = max(0.0, (self.kv_limit - self.kv) / n)
+            youngest = next(reversed(self.running.values()))
+            self._put_back(now, self.v + x, *_without(youngest, self.v + x, self.kv + n * x))
             return []
         self._tick(self.target - self.v)
         self.v = self.target  # no rounding builds up
         ended = []
-        heap = self.heap
-        while heap and heap[0][0] <= self.target:
-            _, serial, trajectory = heapq.heappop(heap)
-            if serial == trajectory.admitted:
-                self._leave(trajectory, min(trajectory.length, trajectory.done + self.chunk))
-                ended.append(trajectory)
+        ends = self.ends
+        while ends and ends[0][0] <= self.target:
+            trajectory = ends.pop(0)[2]
+            self._leave(trajectory, min(trajectory.length, trajectory.done + self.chunk))
+            ended.append(trajectory)
         self.blocked = False
         return ended
 
@@ -286,7 +323,11 @@ class Engine:
         marks, last = self.marks, trajectory.done
         if done > last:
             if trajectory.first_mark == len(marks) - 1:
-                trajectory.segments.append((marks[-1][1], done - last))
+                version, segments = marks[-1][1], trajectory.segments
+                if segments and segments[-1][0] == version:  # it was put back meanwhile
+                    segments[-1] = (version, segments[-1][1] + done - last)
+                else:
+                    segments.append((version, done - last))
             else:
                 for i in range(trajectory.first_mark, len(marks)):
                     end = (
@@ -297,63 +338,67 @@ class Engine:
                     if end > last:
                         trajectory.segments.append((marks[i][1], end - last))
                         last = end
+        del self.running[trajectory.admitted]
         trajectory.done, trajectory.admitted = done, 0
         self.n -= 1
         self.kv = self.kv - trajectory.prompt - done if self.n else 0.0
 
-    def _preempt(self) -> None:
-        serial, trajectory = self.order.pop()
-        while serial != trajectory.admitted:
-            serial, trajectory = self.order.pop()
-        self._leave(trajectory, self._progress(trajectory))
-        self.kv = max(0.0, self.kv)
-        trajectory.admitted = -1  # its cache is gone, whatever `reuse_kv_cache` says
-        self.queue.appendleft(trajectory)
+    def _put_back(self, now: float, v: float, kv: float, youngest: Trajectory, done: int) -> None:
+        """The cache is full when the clock shows `v`: the youngest goes with so many tokens, and leaves `kv` cached."""
+        self._book(now)
+        self.tokens += self.n * (v - self.v)
+        self.t, self.v = now, v
+        del self.ends[bisect_left(self.ends, (self._end(youngest), youngest.admitted))]
+        self._leave(youngest, done)
+        self.kv = kv
+        youngest.admitted = -1  # its cache is gone, whatever `reuse_kv_cache` says
+        self.queue.appendleft(youngest)
         self.blocked = True
         self.preemptions += 1
 
-    def _progress(self, trajectory: Trajectory) -> int:
-        return max(trajectory.done, min(trajectory.length, math.floor(self.v - trajectory.origin + 1e-9)))
+    def _end(self, trajectory: Trajectory) -> float:
+        """What the clock shows when a running request ends, or its chunk does."""
+        return trajectory.origin + min(trajectory.length, trajectory.done + self.chunk)
 
     # ---- who comes
     def admit(self, now: float) -> int:
         """Start queued requests while they fit; the engine must be at `now`. Returns how many."""
         if self.blocked or self.held:
             return 0
-        queue, count, called, read = self.queue, 0, False, set()
-        if not self.n:
-            self.order.clear()
-        while queue and self.n < self.max_running:
+        queue, serial, called, read = self.queue, self.serial, False, set()
+        n, kv, fits = self.n, self.kv, (1.0 - WATERMARK) * self.kv_limit
+        while queue and n < self.max_running:
             trajectory = queue[0]
-            need = trajectory.prompt + trajectory.done
-            if self.n and self.kv + need > (1.0 - WATERMARK) * self.kv_limit:
+            done = trajectory.done
+            need = trajectory.prompt + done
+            if n and kv + need > fits:
                 break
             queue.popleft()
-            kept = trajectory.done and self.reuse_kv_cache and trajectory.admitted >= 0
+            kept = done and self.reuse_kv_cache and trajectory.admitted >= 0
             if kept and self.kv_offload_s:
                 self.resume = (self.resume if self.resume > now else now) + self.kv_offload_s
             if not kept:
-                self.reprefilled += trajectory.done
+                self.reprefilled += done
                 cost = self.prefill_fixed_s + self.prefill_s * need
                 if self.share:
                     if called:  # one call for all that come together
                         cost -= self.prefill_fixed_s
-                    if not trajectory.done and trajectory.group in read:
+                    if not done and trajectory.group in read:
                         cost = 0.0  # its siblings' prompt is the same: their cache is copied
                     called = True
                     read.add(trajectory.group)
                 if cost:
                     self.resume = (self.resume if self.resume > now else now) + cost
-            self.n += 1
-            self.kv += need
-            self.serial += 1
-            trajectory.admitted = self.serial
-            trajectory.origin = self.v - trajectory.done
+            n += 1
+            kv += need
+            serial += 1
+            trajectory.admitted = serial
+            trajectory.origin = self.v - done
             trajectory.first_mark = len(self.marks) - 1
-            until = min(trajectory.length, trajectory.done + self.chunk)
-            heapq.heappush(self.heap, (trajectory.origin + until, self.serial, trajectory))
-            self.order.append((self.serial, trajectory))
-            count += 1
+            insort(self.ends, (self._end(trajectory), serial, trajectory))
+            self.running[serial] = trajectory
+        count = n - self.n
+        self.n, self.kv, self.serial = n, kv, serial
         return count
 
     # ---- what the trainer does to it
@@ -373,12 +418,12 @@ class Engine:
 
     def abort(self, now: float) -> list[Trajectory]:
         """Stop everything; the unfinished requests with what they have."""
-        stopped = [trajectory for serial, trajectory in self.order if serial == trajectory.admitted]
+        stopped = list(self.running.values())
         for trajectory in stopped:
-            self._leave(trajectory, self._progress(trajectory))
+            self._leave(trajectory, _progress(trajectory, self.v))
         stopped += self.queue
-        self.heap.clear()
-        self.order.clear()
+        self.ends.clear()
         self.queue.clear()
         self.kv, self.resume, self.blocked = 0.0, now, False
+        self.ahead.clear()
         return stopped

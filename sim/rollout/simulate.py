@@ -75,12 +75,15 @@ def simulate(case: Case) -> Result:
             f"{case.policy.prompts_per_batch} groups is complete; raise filter_staleness_above, filter_keep or "
             "max_concurrent"
         ) from None
+    else:
+        left = {
+            "waiting": dispatcher.finished,
+            "buffered": dispatcher.buffer.waiting,
+            "running": dispatcher.running.values(),
+        }
+        return collector.result(left, dispatcher.submitted)
     finally:
+        for group in (*dispatcher.finished, *dispatcher.running.values()):
+            group.samples.clear()  # each knows its group
         if collecting:
             gc.enable()
-    left = {
-        "waiting": dispatcher.finished,
-        "buffered": dispatcher.buffer.waiting,
-        "running": dispatcher.running.values(),
-    }
-    return collector.result(left, dispatcher.submitted)

@@ -65,7 +65,7 @@ class TrainerProcess:
         if policy.continuous:
             dispatcher.refill()
         seconds = case.train_seconds([t.length + t.prompt for group in batch for t in group.samples])
-        if self.collector.in_flight:
+        if self.collector.busy:
             seconds *= case.train_interference
         seconds += case.overhead_s if last else 0.0
         self.collector.trainer_spans.append(("train", env.now, env.now + seconds))
@@ -85,7 +85,7 @@ class TrainerProcess:
                 yield dispatcher.group_done
         elif self.policy.continuous and not self.case.interruptible:
             dispatcher.hold()
-            if self.collector.in_flight:
+            if self.collector.busy:
                 dispatcher.drained = env.event()
                 yield dispatcher.drained
         dispatcher.sync_weights(self.case.weight_sync_s)
