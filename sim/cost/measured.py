@@ -85,6 +85,18 @@ def interpolate(axis: Sequence[float], values: Sequence[float], at: float) -> fl
     return math.exp((1 - share) * math.log(known[i][1]) + share * math.log(known[i + 1][1]))
 
 
+def least_from_here(values: Sequence[float]) -> tuple[float, ...]:
+    """The least of each value and all after it (NaN: not measured, stays): times of growing work that never fall.
+
+    More work that takes less time is noise, or a better kernel that the smaller work could be padded to.
+    """
+    least, out = math.inf, []
+    for value in reversed(values):
+        least = value if value < least else least
+        out.append(value if math.isnan(value) else least)
+    return tuple(reversed(out))
+
+
 # ------------------------------------------------------------------ matmul
 
 
@@ -279,8 +291,29 @@ def dsa_layer_s(chip: str, phase: str, dtype: str, tp: int, batch: float, contex
         phase: prefill (of `context` new tokens a sequence) | decode (one new token after `context`).
         dtype: of the projections: bfloat16 | fp8_block. tp: 1, 2, 4 or 8.
     """
-    curves = _curves(table("dsa_layer", chip), lambda key: key[3] if key[:3] == (phase, dtype, str(tp)) else None)
+    curves = _dsa_layer_curves(chip, phase, dtype, tp)
     return 1e-6 * curves.at(context, batch) if curves else None
+
+
+@functools.cache
+def _dsa_layer_curves(chip: str, phase: str, dtype: str, tp: int) -> Curves | None:
+    """Every batch over every context, never less for more of either.
+
+    Large batches were measured at short contexts only: beyond, a batch grows by what the next smaller one grows by.
+    """
+    some = _curves(table("dsa_layer", chip), lambda key: key[3] if key[:3] == (phase, dtype, str(tp)) else None)
+    if some is None:
+        return None
+    whole: list[list[float]] = []
+    for line in some.lines:
+        last = max(i for i, value in enumerate(line) if not math.isnan(value))
+        inside = [interpolate(some.axis, line, x) for x in some.axis[: last + 1]]
+        below = whole[-1] if whole else [inside[-1]] * len(line)
+        whole.append(inside + [inside[-1] + below[i] - below[last] for i in range(last + 1, len(line))])
+    for i in range(len(whole) - 1, -1, -1):
+        larger = whole[i + 1] if i + 1 < len(whole) else whole[i]
+        whole[i] = list(least_from_here([min(pair) for pair in zip(whole[i], larger, strict=True)]))
+    return Curves(some.axis, some.second, tuple(map(tuple, whole)))
 
 
 def dsa_part_s(chip: str, part: str, tokens: float, context: float) -> float | None:

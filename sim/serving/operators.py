@@ -25,6 +25,7 @@ from sim.spec.hardware import Chip
 MODES = ("hybrid", "roofline")
 BLACKWELL = "blackwell"  # `Chip.family`
 GLM5_ATTENTION = (6144, 64, 2048, 512, 32, 128, 2048)  # the shape that data/measured/dsa_layer was measured with
+ROWS = tuple(2.0 ** (i / 2) for i in range(43))  # of a product: 1 to 2^21, the measured powers of two among them
 MEASURED_KERNEL_S = 2e-6  # a small kernel of the stacks whose grouped products were measured
 # name: (value, label, source)
 CONSTANTS = {
@@ -110,6 +111,7 @@ class Roof:
         faster = CONSTANTS["small_kernel_blackwell"][0] if chip.family == BLACKWELL else 1.0
         self.kernel_s = stack["small_kernel_s"] * faster if self.hybrid else 0.0
         self.floor_s = stack.get("matmul_floor_s", 0.0)
+        self._by_rows: dict[tuple[float, float, float, str, float], tuple[float, ...]] = {}
 
     def peak(self, kind: str) -> float:
         """FLOP/s of the chip at a precision."""
@@ -123,12 +125,31 @@ class Roof:
         if not self.hybrid:
             return max(flops / self.peak(kind), size / self.bandwidth)
         kernels, low = self._kernels[kind], kind != "bf16"
-        time = kernels.time(Op("matmul", "linear", "matmul", flops, size, m, n, k, batch, low))
+        time = self._padded_matmul(m, n, k, width, kind, batch)
         native = 2.0 if kind == "bf16" else 1.0  # bytes of a weight in the tables: narrower ones are read faster
         if width < native:
             saved = batch * n * k * (native - width) / kernels.bandwidth
             time = max(time - saved, flops / kernels.matmul_flops[low], size / kernels.bandwidth)
         return max(time, self.floor_s)
+
+    def _padded_matmul(self, m: float, n: float, k: float, width: float, kind: str, batch: float) -> float:
+        """Seconds of the products on the measured kernels, never less for more rows.
+
+        Measured and tiled kernels are uneven: some row counts take longer than larger ones, which an engine would pad
+        to. So at each of `ROWS` the least of that and all larger counts is taken, and the logarithms between.
+        """
+        shape = (n, k, width, kind, batch)
+        if shape not in self._by_rows:
+            self._by_rows[shape] = measured.least_from_here(
+                [self._kernel_matmul(rows, *shape) for rows in ROWS]
+            )
+        if m > ROWS[-1]:
+            return max(self._by_rows[shape][-1], self._kernel_matmul(m, *shape))
+        return measured.interpolate(ROWS, self._by_rows[shape], m)
+
+    def _kernel_matmul(self, m: float, n: float, k: float, width: float, kind: str, batch: float) -> float:
+        flops, size = 2.0 * m * n * k * batch, batch * (n * k * width + 2.0 * m * (n + k))
+        return self._kernels[kind].time(Op("matmul", "linear", "matmul", flops, size, m, n, k, batch, kind != "bf16"))
 
     def cache_memory(self, attention: str) -> float:
         """Bytes per second at which decode attention reads a cache."""
@@ -289,14 +310,21 @@ def decode_attention(roof: Roof, R: float, q: float, keys: float, parts: dict[st
         w, kind = d.format.dense_bytes, d.format.dense_compute
         T = R * q
         score = 2.0 * T * m.index_heads * (m.index_dim + 1) * keys
-        low = kind if d.kv == "fp8" else "bf16"
-        rate = roof.peak(low) * (d.stack["sparse_compute"] if roof.hybrid else 1.0)
+        rate = roof.peak(_indexer_kind(d)) * (d.stack["sparse_compute"] if roof.hybrid else 1.0)
         size = R * keys * index_row_bytes(m, d.kv) + CONSTANTS["score_bytes"][0] * T * keys
         time = roof.matmul(T, dims, m.q_lora or m.hidden, w, kind) + roof.matmul(
             T, m.index_dim + m.index_heads, m.hidden, 2.0, "bf16"
         )
         time += max(score / rate, size / roof.decode_memory) + roof.small(2 + CONSTANTS["indexer_kernels"][0])
         add(parts, "indexer", share * time)
+
+
+def _indexer_kind(d: Deployment) -> str:
+    """Precision of the indexer's scores: fp8 where the chip has it, whatever the rest of the cache is in
+    (DeepSeek-V3.2)."""
+    if "fp8" in d.cluster.chip.peak_flops:
+        return "fp8"
+    return d.format.dense_compute if d.kv == "fp8" else "bf16"
 
 
 def prefill_attention(roof: Roof, T: float, new: float, past: float, parts: dict[str, float]) -> None:
@@ -312,8 +340,7 @@ def prefill_attention(roof: Roof, T: float, new: float, past: float, parts: dict
         flops = 2.0 * T * H * read * (2 * m.kv_lora + m.rope)
         size = T * read * kv_row_bytes(m, d.kv) / CONSTANTS["gather_reuse"][0]
         score = 2.0 * T * m.index_heads * (m.index_dim + 1) * keys
-        low = d.format.dense_compute if d.kv == "fp8" else "bf16"
-        w = d.format.dense_bytes
+        low, w = _indexer_kind(d), d.format.dense_bytes
         time = roof.matmul(T, m.index_heads * m.index_dim, m.q_lora or m.hidden, w, d.format.dense_compute)
         time += max(score / (roof.peak(low) * share), roof.elementwise(CONSTANTS["score_bytes"][0] * T * keys))
         add(parts, "indexer", time * m.indexer_full_layers / m.layers)
@@ -323,14 +350,10 @@ def prefill_attention(roof: Roof, T: float, new: float, past: float, parts: dict
             read += (min(keys, m.window) - keys) * m.window_layers / m.layers
         flops = 2.0 * T * H * read * (m.qk_dim + m.value_dim)
         size = 2.0 * T * H * (m.qk_dim + m.value_dim)
-        if m.attention == "mla" and past:  # cached latents are expanded again for the new queries
-            add(
-                parts,
-                "projections",
-                roof.matmul(
-                    past * T / new, H * (m.nope + m.v_dim), m.kv_lora, d.format.dense_bytes, d.format.dense_compute
-                ),
-            )
+        if m.attention == "mla" and past:  # cached latents are expanded again, in one product with the new ones
+            expanded = (H * (m.nope + m.v_dim), m.kv_lora, d.attention_bytes, d.attention_compute)
+            longer = roof.matmul(T + past * T / new, *expanded) - roof.matmul(T, *expanded)
+            add(parts, "projections", longer)
     curve = read / (read + CONSTANTS["prefill_keys_half"][0]) if roof.hybrid else 1.0
     add(parts, "attention", max(flops / (roof.bf16_peak * share * curve), size / roof.bandwidth))
 

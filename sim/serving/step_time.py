@@ -94,11 +94,12 @@ def decode_step(d: Deployment, requests: float, context: float, mode: str = "hyb
     def layer(R: float, q: float, moe: bool) -> _Layer:
         def attention(parts: dict[str, float]) -> None:
             whole = measured_decode_layer(roof, R, q, context)
-            if whole is not None:
-                add(parts, "attention", whole)
+            if whole is not None:  # measured at short contexts only where batches are large: no less than the roofs
+                bound: dict[str, float] = {}
+                _decode_layer(_roof(d, "roofline"), R, q, context, bound)
+                add(parts, "attention", max(whole, sum(bound.values())))
                 return
-            projections(roof, R * q, True, parts)
-            decode_attention(roof, R, q, context, parts)
+            _decode_layer(roof, R, q, context, parts)
 
         return _layer(roof, R * q, moe, attention, imbalance, decode_all_to_all)
 
@@ -120,6 +121,11 @@ def decode_step(d: Deployment, requests: float, context: float, mode: str = "hyb
         add(total, "drafts", d.drafts * (sum(module.parts.values()) + module.message_s + joined))
     tokens = requests * d.groups * d.tokens_per_step
     return _step(roof, total, tokens, overlapped, requests=requests)
+
+
+def _decode_layer(roof: Roof, R: float, q: float, context: float, parts: dict[str, float]) -> None:
+    projections(roof, R * q, True, parts)
+    decode_attention(roof, R, q, context, parts)
 
 
 def prefill(
@@ -280,17 +286,19 @@ def largest_batch(d: Deployment, context: float, limit_s: float, mode: str = "hy
 
 
 def flops_per_token(d: Deployment, context: float) -> float:
-    """FLOPs of one token's decoding, drafts left out: linear parts, absorbed attention, indexer."""
+    """FLOPs of one token's decoding, drafts and the indexer's scores left out: linear parts, absorbed attention."""
     m = d.model
     linear = m.flops_breakdown(1, sparse=True)["linear"]
     if m.attention != "mla":
         return linear + m.layers * 4.0 * m.heads * m.head_dim * context
     read = min(context, m.index_topk) if m.index_topk else context
-    return (
-        linear
-        + m.layers * 2.0 * m.heads * read * (2 * m.kv_lora + m.rope)
-        + m.indexer_full_layers * 2.0 * m.index_heads * (m.index_dim + 1) * context
-    )
+    return linear + m.layers * 2.0 * m.heads * read * (2 * m.kv_lora + m.rope)
+
+
+def score_flops_per_token(d: Deployment, context: float) -> float:
+    """FLOPs of the indexer's scores of one token, which run in a precision of their own."""
+    m = d.model
+    return m.indexer_full_layers * 2.0 * m.index_heads * (m.index_dim + 1) * context
 
 
 def describe_parts(step: EngineStepTime) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from minglm import numbers
@@ -52,9 +52,9 @@ def test_what_is_left_for_the_cache_is_ordered(model, base, shape, context, shar
 
 
 @FEW
-@given(models, bases, shapes, modes, st.integers(1, 200), st.integers(1, 60_000), st.integers(256, 60_000))
+@given(models, bases, shapes, modes, st.integers(1, 200), st.integers(1, 60_000), st.integers(1, 60_000))
+@example("glm5", "h100", (8, 8), "hybrid", 1, 47, 1)  # one cached token was expanded in a kernel of its own
 def test_longer_contexts_and_prompts_never_cost_less(model, base, shape, mode, batch, length, more):
-    """By 256 tokens or more: a few rows more or less fill a kernel better or worse, by up to 2%."""
     d = deployment(model, base, shape)
     assert decode_step(d, batch, length, mode).total_s <= decode_step(d, batch, length + more, mode).total_s * LESS
     whole = prefill(d, length + more, 0, 1, mode).total_s

@@ -8,7 +8,7 @@ from sim.serving.deployment import Deployment
 from sim.serving.memory import chip_memory
 from sim.serving.operators import CONSTANTS, Roof, experts, measured_decode_layer
 from sim.serving.simulate import Fleet, simulate
-from sim.serving.step_time import decode_step, flops_per_token, prefill
+from sim.serving.step_time import decode_step, flops_per_token, score_flops_per_token, prefill
 from sim.serving.workload import RequestLengths, ServingWorkload
 
 
@@ -157,7 +157,8 @@ def test_flops_of_a_token_by_hand():
     attention = m.layers * m.heads * 2048 * 2 * (512 + 64 + 512)  # scores over latent and position, values over latent
     indexer = m.indexer_full_layers * 32 * context * 2 * (128 + 1)
     linear = m.flops_breakdown(1, sparse=True)["linear"]
-    assert flops_per_token(D, context) == pytest.approx(linear + attention + indexer)
+    assert flops_per_token(D, context) == pytest.approx(linear + attention)
+    assert score_flops_per_token(D, context) == pytest.approx(indexer)
 
 
 def test_lengths_between_two_bounds_have_their_middle_as_mean():

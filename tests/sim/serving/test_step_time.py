@@ -8,7 +8,14 @@ from minglm.errors import InputError
 from sim.serving.deployment import Deployment
 from sim.serving.messages import decode_all_to_all
 from sim.serving.stacks import list_stacks, load_stack
-from sim.serving.step_time import decode_step, flops_per_token, largest_batch, prefill, tpot
+from sim.serving.step_time import (
+    decode_step,
+    flops_per_token,
+    largest_batch,
+    prefill,
+    score_flops_per_token,
+    tpot,
+)
 from sim.spec.hardware import chip_from, cluster_from
 from sim.spec.model_loader import load_model
 
@@ -33,8 +40,9 @@ def endless_memory(base: str, **more):
 )
 def test_decode_at_large_batch_is_the_compute_roofline(model, context):
     d = Deployment.of(model, endless_memory("h100"), chips=1, precision="bf16", kv="bf16")
-    peak = d.cluster.chip.peak("bf16").value
-    bound = peak / flops_per_token(d, context)  # FLOPs by sim.spec.model, not by the operators of this module
+    bf16, fp8 = (d.cluster.chip.peak(kind).value for kind in ("bf16", "fp8"))  # an indexer scores in fp8
+    # FLOPs by sim.spec.model, not by the operators of this module
+    bound = 1.0 / (flops_per_token(d, context) / bf16 + score_flops_per_token(d, context) / fp8)
     rates = [decode_step(d, batch, context, "roofline").tokens_per_s for batch in (1, 64, 4096, 10**6)]
     assert rates[-1] == pytest.approx(bound, rel=0.01)
     assert all(r <= bound * 1.01 for r in rates) and rates == pytest.approx(sorted(rates), rel=1e-12)
