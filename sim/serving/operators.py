@@ -140,9 +140,7 @@ class Roof:
         """
         shape = (n, k, width, kind, batch)
         if shape not in self._by_rows:
-            self._by_rows[shape] = measured.least_from_here(
-                [self._kernel_matmul(rows, *shape) for rows in ROWS]
-            )
+            self._by_rows[shape] = measured.least_from_here([self._kernel_matmul(rows, *shape) for rows in ROWS])
         if m > ROWS[-1]:
             return max(self._by_rows[shape][-1], self._kernel_matmul(m, *shape))
         return measured.interpolate(ROWS, self._by_rows[shape], m)

@@ -8,7 +8,7 @@ from sim.serving.deployment import Deployment
 from sim.serving.memory import chip_memory
 from sim.serving.operators import CONSTANTS, Roof, experts, measured_decode_layer
 from sim.serving.simulate import Fleet, simulate
-from sim.serving.step_time import decode_step, flops_per_token, score_flops_per_token, prefill
+from sim.serving.step_time import decode_step, flops_per_token, prefill, score_flops_per_token
 from sim.serving.workload import RequestLengths, ServingWorkload
 
 
