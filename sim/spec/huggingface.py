@@ -135,12 +135,16 @@ def _refusal(raw: Mapping[str, Any], kind: object) -> str:
 
 
 def _alike(name: str, typed: str) -> bool:
-    """Whether one is a slip of the other: as many words, the same numbers, and each word nearly the same.
+    """Whether one is a slip of the other: the first letter, as many words, the same numbers, each word nearly the same.
 
     So a hint never leads to another generation, nor from experts, vision or anything a word says to a model without.
     """
     ours, theirs = (re.findall(r"[a-z]+|\d+", text) for text in (name, typed))
-    return len(ours) == len(theirs) and all(
-        a == b or (a.isalpha() and b.isalpha() and SequenceMatcher(None, a, b).ratio() >= 0.75)
-        for a, b in zip(ours, theirs, strict=True)
+    return (
+        name[:1] == typed[:1]
+        and len(ours) == len(theirs)
+        and all(
+            a == b or (a.isalpha() and b.isalpha() and SequenceMatcher(None, a, b).ratio() >= 0.75)
+            for a, b in zip(ours, theirs, strict=True)
+        )
     )

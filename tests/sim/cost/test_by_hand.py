@@ -23,7 +23,7 @@ from sim.cost.memory import (
     saved_activations,
     state_bytes,
 )
-from sim.cost.operators import Op, OperatorTrace, ParallelContext, Style, residual, vocabulary
+from sim.cost.operators import Op, OperatorTrace, ParallelContext, Style, activation, norm, residual, vocabulary
 from sim.cost.operators_attention import gqa, mla
 from sim.cost.optimizer import optimizer_ops
 from sim.cost.stacks import load_stack
@@ -371,3 +371,25 @@ def test_without_recomputation_no_layer_is_run_again():
     held = 2 * in_flight(plan["none"], 0, 8)[0]  # layers of a stage, times micro-batches
     assert need["none"].activations - need["full"].activations == pytest.approx(held * (whole - short))
     assert need["full"].buffers - need["none"].buffers == pytest.approx(whole)  # the layer that is run again
+
+
+@pytest.mark.parametrize(
+    "fusion, kind, there, back",
+    [("fused", "rms", 2, 3), ("fused", "layer", 2, 3), ("compiled", "rms", 2, 3), ("eager", "layer", 2, 4)],
+)
+def test_a_norm_passes_over_its_values_so_often(fusion, kind, there, back):
+    """x in, y out; back x and dy in, dx out. LayerNorm's own kernel reads once more for its weights."""
+    trace = OperatorTrace(Style(fusion=fusion))
+    norm(trace, ParallelContext(1, SEQ), 64, kind)
+    assert both_ways(trace, "norm") == (there * SEQ * 64 * 2, back * SEQ * 64 * 2)
+
+
+@pytest.mark.parametrize("fusion", ["fused", "compiled", "eager"])
+@pytest.mark.parametrize("gated", [True, False])
+def test_an_activation_reads_its_halves_and_writes_their_product(fusion, gated):
+    """Gated: gate and up in, product out; back they and dy in, two gradients out. Eager: SiLU has its own pass."""
+    trace = OperatorTrace(Style(fusion=fusion))
+    activation(trace, SEQ, 96, gated)
+    apart = gated and fusion == "eager"
+    passes = (5, 8) if apart else (3, 5) if gated else (2, 3)
+    assert both_ways(trace, "activation") == pytest.approx(tuple(n * SEQ * 96 * 2 for n in passes))

@@ -115,7 +115,8 @@ def test_hints_stay_within_an_architecture():
 
 
 @pytest.mark.parametrize(
-    "kind", ["minimax", "gemma3n_text", "ernie4_5_vl_moe", "qwen2_audio", "olmo4", "falcon_h1", "glm6"]
+    "kind",
+    ["minimax", "gemma3n_text", "ernie4_5_vl_moe", "qwen2_audio", "olmo4", "falcon_h1", "glm6", "mllama", "xglm"],
 )
 def test_no_hint_leads_to_another_model(kind):
     with pytest.raises(InputError) as refusal:
