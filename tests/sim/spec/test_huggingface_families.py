@@ -16,6 +16,10 @@ OPT = PLAIN | {"ffn_dim": 160, "max_position_embeddings": 64, "word_embed_proj_d
 SMALL_EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2}
 ERNIE = GROUPED | {"moe_num_experts": 8, "moe_k": 2, "moe_intermediate_size": 32}
 BIASED = {"attention_bias": True}
+LLAMA4 = GROUPED | {"head_dim": 16, "intermediate_size_mlp": 200, "num_local_experts": 4, "num_hidden_layers": 6}
+QWEN_MOE = GROUPED | SMALL_EXPERTS | {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 48}
+DEEPSEEK_MOE = {"n_routed_experts": 8, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 32}
+DEEPSEEK_MOE |= {"first_k_dense_replace": 2, "num_experts_per_tok": 2, "n_shared_experts": 1}
 CASES = {
     "glm": [WIDE, WIDE | {"attention_bias": False}],
     "ministral3": [WIDE],
@@ -77,6 +81,20 @@ CASES = {
     "hunyuan_v1_moe": [WIDE | {"num_experts": 4, "moe_topk": 2}],
     "exaone_moe": [GROUPED | SMALL_EXPERTS | {"moe_intermediate_size": 32}],
     "hy_v3": [WIDE | SMALL_EXPERTS | {"moe_intermediate_size": 32}],
+    "llama4_text": [
+        LLAMA4 | {"interleave_moe_layer_step": 2},
+        LLAMA4 | {"interleave_moe_layer_step": 1, "no_rope_layer_interval": 2},
+        LLAMA4 | {"moe_layers": [1, 3, 5]} | BIASED,
+    ],
+    "qwen2_moe": [QWEN_MOE, QWEN_MOE | {"decoder_sparse_step": 2}, QWEN_MOE | {"mlp_only_layers": [0, 3]}],
+    "qwen3_moe": [QWEN_MOE | {"head_dim": 24}, QWEN_MOE | {"head_dim": 24} | BIASED],
+    "mixtral": [GROUPED | {"num_local_experts": 4}],
+    "gpt_oss": [GROUPED | {"head_dim": 16, "num_local_experts": 4, "sliding_window": 32}],
+    "glm4_moe": [WIDE | DEEPSEEK_MOE, WIDE | DEEPSEEK_MOE | BIASED | {"use_qk_norm": True}],
+    "deepseek_v3": [LATENT | {"v_head_dim": 12} | DEEPSEEK_MOE],
+    "gemma2": [WIDE, WIDE | {"num_hidden_layers": 4}],
+    "gemma3_text": [WIDE | {"num_hidden_layers": 12}],
+    "olmo2": [GROUPED],
     "bitnet": [GROUPED, GROUPED | {"tie_word_embeddings": True}],
     "hyperclovax": [WIDE, WIDE | BIASED | {"mlp_bias": True, "use_post_norm": False}],
     "jais2": [GROUPED | {"head_dim": 16}, GROUPED | {"head_dim": 16, "attention_bias": False, "mlp_bias": False}],
@@ -135,7 +153,7 @@ def test_count_and_windows_are_those_of_the_class(family, config):
     built = sum(p.numel() for name, p in model.named_parameters() if "e_score_correction_bias" not in name)
     assert spec.total_params() - spec.params()["router_bias"] == built
     kinds = getattr(theirs, "layer_types", None) or getattr(theirs, "attention_layers", None) or []
-    assert spec.window_layers == sum(kind in ("sliding_attention", "local") for kind in kinds)
+    assert spec.window_layers == sum(kind in ("sliding_attention", "chunked_attention", "local") for kind in kinds)
 
 
 # Families whose files may say which layers have a window: in transformers, by the class that it names for such files
