@@ -222,7 +222,7 @@ class Section:
         for key, value in raw.items():
             name = self.name_of(key)
             if name is None:
-                guess = nearest(str(key), [*self.names, *self.aliases])
+                guess = self._inside(key) or nearest(str(key), [*self.names, *self.aliases])
                 known = (
                     f"see {datafiles.where(*self.listed_in)}" if self.listed_in else f"known: {', '.join(self.names)}"
                 )
@@ -231,6 +231,11 @@ class Section:
                 raise InputError(f"{start}{name!r} is given twice (once as {shorten(str(key))}); keep one")
             out[name] = value
         return out
+
+    def _inside(self, key: object) -> str:
+        """Where a section of this one has the key: a person wrote it a level too high."""
+        dotted = [f"{one.name}.{name}" for one in self.fields if one.section and (name := one.section.name_of(key))]
+        return f" (did you mean {' or '.join(map(repr, dotted))}?)" if dotted else ""
 
     def read(self, raw: object, where: str = "", key: str = "") -> dict[str, Any]:
         """Values in SI units under the fields' own names; what is None is left out.

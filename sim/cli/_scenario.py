@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minglm.errors import InputError
 from minglm.runtime.arguments import SEED
 from sim.base.documents import parse_text
 
@@ -36,24 +37,32 @@ def scenario_arguments(parser: argparse.ArgumentParser, required: bool = True) -
 
 
 def load_open(args: argparse.Namespace) -> dict[str, Any]:
-    """The scenario's document with the command line's changes; its plan may be automatic."""
+    """The scenario's document with the command line's changes; its plan may be automatic. Without a scenario the
+    flags are all of it."""
     from sim.scenario.training import load_document
+
+    if args.scenario is None and args.model is None:
+        raise InputError("neither a scenario nor --model is given; give one, such as --model glm5 --chip h100")
 
     changes = {name: name_or_mapping(getattr(args, name), f"--{name}") for name in ("model", "cluster", "chip")}
     return load_document(args.scenario, args.set, **changes, chips=args.chips, seed=args.seed)
 
 
 def load(args: argparse.Namespace) -> Scenario:
-    """The scenario with the command line's changes; an automatic plan is searched first."""
+    """The scenario with the command line's changes; an automatic plan is searched first.
+
+    Raises:
+        InputError: one line; also where neither a scenario nor a model is given.
+    """
     from sim.cli._progress import progress_bar
     from sim.planner.planner import complete
     from sim.scenario.training import resolve
 
-    document, name = load_open(args), args.scenario
+    document, name = load_open(args), Path(args.scenario or "the question").stem
     if (document.get("plan") or {}).get("auto"):
         with progress_bar("groups of plans", quiet=args.json) as report:
-            document = complete(document, Path(name).stem, report)
-    return resolve(document, Path(name).stem)
+            document = complete(document, name, report)
+    return resolve(document, name)
 
 
 def name_or_mapping(text: str | None, name: str) -> Any:

@@ -73,8 +73,11 @@ def main(args: argparse.Namespace) -> int:
         raise InputError(f"--ray-address {args.ray_address}: needs --engine ray")
     result: dict | list[dict]
     result, table = _monte_carlo(args) if args.samples is not None else _grid(args)
+    reasons = [row["reason"] for row in result] if isinstance(result, list) else []
+    if reasons and all(reasons) and len(set(reasons)) == 1:  # nothing that varies is at fault: the scenario is
+        raise InputError(reasons[0])
     print(json_text(result, indent=1) if args.json else table)
-    return 0
+    return 1 if reasons and all(reasons) else 0
 
 
 def _monte_carlo(args: argparse.Namespace) -> tuple[dict, str]:

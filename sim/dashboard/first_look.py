@@ -1,8 +1,9 @@
 """A first look: what the planner page shows at once, while `sim.dashboard.state.answer` is still at work.
 
 The plan keeps the widths of the last answer where they still fit, else it is the best of a few that most runs use; its
-step is worked off by the search's fast model and one campaign stands for the median of several. The figures are near
-those that follow, and the page says that they are a first look.
+step is worked off by the search's fast model and one campaign stands for the median of several. With the same widths
+the drawn facts move the step as they moved the last one. The figures are near those that follow, and the page says that
+they are a first look.
 """
 
 from __future__ import annotations
@@ -41,7 +42,14 @@ def first_look(values: Mapping[str, str], fixed: Mapping[str, object] | None, be
     document = completed(q, costs, candidate)
     if document.get("phases") is not None and "plans" in before.document:
         document["plans"] = before.document["plans"]
-    return answered(values, fixed, q, candidate, costs, SAMPLES, document, glance)
+    steps = before.steps if _is_near(q, before) and _has_same_widths(candidate, before.candidate) else None
+    return answered(values, fixed, q, candidate, costs, SAMPLES, document, glance, steps=steps)
+
+
+def _has_same_widths(one: RankedPlan, other: RankedPlan) -> bool:
+    """Whether the plans differ in replicas and batch at most: a drawn fact does about the same to both."""
+    a, b = one.candidate, other.candidate
+    return a._replace(dp=b.dp, batch=b.batch) == b
 
 
 def _at_a_glance(q: Question, before: Answer) -> tuple[RankedPlan, PlanCosts]:

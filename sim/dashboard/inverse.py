@@ -135,7 +135,7 @@ class Inverse:
         import ipywidgets as w
 
         self._values, self._block = values, block
-        wide, style = w.Layout(width="auto"), {"description_width": "initial"}
+        wide, style = w.Layout(width="auto", min_width="0"), {"description_width": "initial"}
 
         def text(key: str, label: str) -> Any:
             return w.Text(

@@ -59,6 +59,8 @@ def lay_out(page: Any) -> Any:
             picture("versus"),
             head("The question turned round"),
             page.inverse.widget,
+            head("Is my number normal?"),
+            page.normal.widget,
             head("What serving it would earn"),
             page.serving.widget,
             head("Files and the report"),

@@ -22,6 +22,8 @@ from sim.dashboard.controls import BY_KEY, DEFAULT, question_of
 from sim.dashboard.first_look import first_look
 from sim.dashboard.inverse import Inverse
 from sim.dashboard.layout import lay_out
+from sim.dashboard.normal import Normal
+from sim.dashboard.normal import from_link as measured_from_link
 from sim.dashboard.serving import Serving
 from sim.dashboard.widgets import Inputs
 from sim.report.html import escape
@@ -91,6 +93,7 @@ class Page:
         self.pictures = {k: text() for k in self.alts}
         self.serving = Serving(lambda: self.inputs.values["model"], self._guard, pictures.block)
         self.inverse = Inverse(lambda: self.inputs.values, self._guard, pictures.block)
+        self.normal = Normal(lambda: self.inputs.values, lambda: self.answer, self._guard, pictures.block)
         self._wire()
         self._compare_options()
         self.answer = state.answer(self.inputs.values if values is None else dict(values))
@@ -272,12 +275,14 @@ class Page:
     def open_link(self, query: str) -> None:
         """Ask what an address says (`sim.dashboard.state.link`); what is refused leaves the defaults, and says why."""
         try:
-            values = state.from_link(query)
+            values, measured = state.from_link(query), measured_from_link(query)
         except InputError as err:
             self.error.value = pictures.error(str(err))
             return
         if values:
             self._show({**DEFAULT, **values}, {}, move=True)
+        if measured:
+            self.normal.set(measured)
 
     # ---------------------------------------------------------------- the longer things
 

@@ -133,7 +133,7 @@ class Serving:
         import ipywidgets as w
 
         self.model, self._guard, self._block, self.answered = model, guard, block, False
-        wide, style = w.Layout(width="auto"), {"description_width": "initial"}
+        wide, style = w.Layout(width="auto", min_width="0"), {"description_width": "initial"}
         self.boxes = {
             "machine": w.Dropdown(
                 options=places(), value=DEFAULT["machine"], description="Serve on", layout=wide, style=style

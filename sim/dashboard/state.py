@@ -28,7 +28,8 @@ from sim.planner.question import Question, plain, space_of
 from sim.planner.quick import quick
 from sim.planner.search import RankedPlan
 from sim.scenario.training import Scenario, resolve
-from sim.study.answer import Outlook, Simulated, figures, simulate
+from sim.study.answer import Outlook, Simulated, Steps, figures, simulate
+from sim.study.campaign import nothing
 from sim.study.monte_carlo import monte_carlo
 from sim.training.evaluate import Point
 
@@ -71,6 +72,7 @@ class Answer:
     sure: Mapping
     memory: Mapping[str, float]  # GiB by part, on the peak-memory rank
     parts: Mapping[str, float]  # seconds of a step by cause
+    steps: Steps  # what each drawn fact does to a step: a first look takes it for one of the same widths
 
     @property
     def is_first_look(self) -> bool:
@@ -194,15 +196,18 @@ def answered(  # noqa: PLR0913 - the question, its plan, and how it is simulated
     costs: PlanCosts,
     samples: int = SAMPLES,
     document: dict[str, Any] | None = None,
-    simulated_as: Callable[[Scenario], Outlook] = simulate,
+    simulated_as: Callable[[Scenario], Outlook] | None = None,
     check: Callable[[], None] | None = None,
+    steps: Steps | None = None,
 ) -> Answer:
-    """The answer for one plan. document: the scenario with the plan in it, where it is known."""
+    """The answer for one plan. document: the scenario with the plan in it, where it is known; steps: as in
+    `sim.study.monte_carlo.monte_carlo`."""
     if document is None:
         document = with_phase_plans(q, completed(q, costs, candidate), check)
-    simulated = simulated_as(resolve(document, "the page's question"))
+    resolved = resolve(document, "the page's question")
+    simulated = simulated_as(resolved) if simulated_as else simulate(resolved, check=check or nothing)
     s = simulated.scenario
-    need = simulated.memory.breakdown()
+    need, steps = simulated.memory.breakdown(), {} if steps is None else steps
     return Answer(
         dict(values),
         dict(fixed),
@@ -211,9 +216,12 @@ def answered(  # noqa: PLR0913 - the question, its plan, and how it is simulated
         figures(simulated),
         document,
         simulated,
-        monte_carlo(s, samples, workers=1, simulated=simulated, progress=lambda _: check() if check else None),
+        monte_carlo(
+            s, samples, workers=1, simulated=simulated, progress=lambda _: check() if check else None, steps=steps
+        ),
         {k: v / 2**30 for k, v in need.items()},
         {k: max(v, 0.0) for k, v in parts(q, s.plan, s.workload).items()},
+        steps,
     )
 
 
@@ -291,16 +299,17 @@ def link(a: Answer) -> str:
 
 
 SERVERS_OWN = ("token", "voila-template", "voila-theme")  # what an address says to the server
+SECTION = "normal_"  # begins what an address says to the section on a measured number (`sim.dashboard.normal`)
 
 
 def from_link(query: str) -> dict[str, str]:
-    """The controls' values of a `link`; what an address says to the server is not the page's.
+    """The controls' values of a `link`; what an address says to the server or to a section is not the controls'.
 
     Raises:
         InputError: a key that is no control.
     """
     said = urllib.parse.parse_qsl(query.lstrip("?"))
-    values = {key: value for key, value in said if key not in SERVERS_OWN}
+    values = {key: value for key, value in said if key not in SERVERS_OWN and not key.startswith(SECTION)}
     for key in values:
         if key not in BY_KEY:
             raise InputError(f"link: control {key[:40]!r} is not known{nearest(key, BY_KEY)}; open the page without it")

@@ -11,23 +11,25 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from minglm.errors import InputError
 from sim.planner.normal import Cause, ranked
+from sim.scenario.file import set_path, set_value
 from sim.serving.deployment import Deployment
 from sim.serving.error import interval
 from sim.serving.first_token import unqueued_s
 from sim.serving.remedies import require_fit
-from sim.serving.scenario import fleet_and_work
+from sim.serving.scenario import fleet_and_work, load
 from sim.serving.simulate import Fleet
 from sim.serving.stacks import load_stack
 from sim.serving.step_time import decode_step, prefill
 from sim.study.answer import changed
 from sim.validation.engine_row import EngineRow
-from sim.validation.engine_rows import deployment_of, load, predict_ms, use_of
+from sim.validation.engine_rows import deployment_of, predict_ms, use_of
+from sim.validation.engine_rows import load as load_rows
 
 SHARE_HELD = 0.8  # of engines, by the interval of `sim.serving.error`
 Z = statistics.NormalDist().inv_cdf((1 + SHARE_HELD) / 2)
@@ -63,6 +65,18 @@ def load_of(fleet: Fleet, work: Any) -> Load:
         wanted = min(most, max(1.0, work.rate_per_s / groups * output * tpot_s(d, at)))
         at = replace(at, requests=(at.requests + wanted) / 2)
     return at
+
+
+def load_changed(name: str, changes: Sequence[str], replaced: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """A serving scenario with values replaced (dotted key → value; None leaves it), then each 'key.sub=value' of
+    `changes`; checked as a file is."""
+    scenario = load(name)
+    for key, value in (replaced or {}).items():
+        if value is not None:
+            scenario = set_path(scenario, key.split("."), value)
+    for change in changes:
+        scenario = set_value(scenario, change)
+    return load(scenario)
 
 
 def normal(scenario: Mapping[str, Any], measured_s: float) -> dict[str, Any]:
@@ -112,7 +126,7 @@ def nearest_rows(d: Deployment, at: Load, most: int = 5) -> list[dict[str, Any]]
         unlike = bool(other.model.experts) != bool(d.model.experts)
         return sum(abs(math.log(a / b)) for a, b in pairs) + 3.0 * (row.chip != chip) + 1.0 * unlike
 
-    kinds = ((row, use_of(row)[0]) for row in load())
+    kinds = ((row, use_of(row)[0]) for row in load_rows())
     rows = [(row, kind) for row, kind in kinds if kind != "unsupported"]
     nearest = sorted(rows, key=lambda pair: (apart(pair[0]), pair[0].tpot_ms))[:most]
     return [_compared(row, kind) for row, kind in nearest]

@@ -96,9 +96,12 @@ def load_scenario(path: str | Path, changes: list[str] | None = None, **replaced
     return resolve(load_document(path, changes, **replaced), Path(path).stem)
 
 
-def load_document(path: str | Path, changes: list[str] | None = None, **replaced: object) -> dict[str, Any]:
-    """A scenario file as a document, changed as `load_scenario` does; its plan may still be automatic."""
-    document = read_scenario_document(path)
+def load_document(path: str | Path | None, changes: list[str] | None = None, **replaced: object) -> dict[str, Any]:
+    """A scenario file as a document, changed as `load_scenario` does; its plan may still be automatic.
+
+    Without a file the changes are all of it, and what they leave of the plan is open.
+    """
+    document = read_scenario_document(path) if path is not None else {"plan": {"auto": True}}
     if replaced.get("model") is not None and document.get("model") is not None:
         document = for_another_model(document, load_model(replaced["model"]))  # type: ignore[arg-type]  # refused there
     for key, value in replaced.items():

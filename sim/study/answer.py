@@ -27,7 +27,7 @@ from sim.scenario.training import Scenario
 from sim.spec.hardware import Cluster
 from sim.spec.phases import RunSegment
 from sim.spec.plan import WIDTHS, describe
-from sim.study.campaign import PhaseTimer, campaign_input, campaign_segments, phase_keys, total_tokens
+from sim.study.campaign import Check, PhaseTimer, campaign_input, campaign_segments, nothing, phase_keys, total_tokens
 from sim.training.campaign import CampaignResult, expected
 from sim.training.campaign import run as run_campaign
 from sim.training.evaluate import Point, evaluate, worked_off
@@ -84,15 +84,16 @@ class Simulated(Outlook):
     point: Point
 
 
-def simulate(s: Scenario, recorder: Any = None) -> Simulated:
-    """The scenario's step and its campaigns; `recorder` is given the step.
+def simulate(s: Scenario, recorder: Any = None, check: Check = nothing) -> Simulated:
+    """The scenario's step and its campaigns; `recorder` is given the step. check: called now and then; what it raises
+    ends the work.
 
     Raises:
         InputError: the plan cannot run or does not fit, or the campaign does not end.
     """
     p = point(s, recorder=recorder)
-    segments = campaign_segments(s)
-    return simulated_with(s, p, segments, campaign_draws(s, segments))
+    segments = campaign_segments(s, check=check)
+    return simulated_with(s, p, segments, campaign_draws(s, segments, check=check))
 
 
 def simulated_with(
@@ -114,7 +115,7 @@ def glance(s: Scenario) -> Outlook:
 
 
 def campaign_draws(
-    s: Scenario, segments: tuple[RunSegment, ...], to_the_end: bool = True
+    s: Scenario, segments: tuple[RunSegment, ...], to_the_end: bool = True, check: Check = nothing
 ) -> tuple[CampaignResult, ...]:
     """Campaigns of the scenario's seeds, fewest days first. `to_the_end`: one that the horizon stops is refused."""
     inp = campaign_input(s, segments)
@@ -131,8 +132,11 @@ def campaign_draws(
             f"{s.name}: the campaign does not finish within {first.days:,.0f} days ({done:.1%} of the tokens); {remedy}"
         )
     few = max(FEWEST_DRAWS, MOST_INTERRUPTIONS // max(first.interruptions, 1))
-    rest = (run_campaign(inp, seed=s.seed + k, timeline=False) for k in range(1, min(s.seeds, few)))
-    return tuple(sorted((first, *rest), key=lambda draw: draw.days))
+    all_draws = [first]
+    for k in range(1, min(s.seeds, few)):
+        check()
+        all_draws.append(run_campaign(inp, seed=s.seed + k, timeline=False))
+    return tuple(sorted(all_draws, key=lambda draw: draw.days))
 
 
 def figures(simulated: Outlook) -> dict[str, Any]:
@@ -184,6 +188,10 @@ def plan_figures(
 # ------------------------------------------------------------------ with facts at other values
 
 
+# Facts at other values → phase → seconds of its step there, and with no fact moved, in closed form.
+Steps = dict[frozenset[tuple[tuple, float]], dict[str, tuple[float, float]]]
+
+
 @dataclass(frozen=True)
 class Base:
     """What all draws of a scenario share: the scenario as events, and what the closed form says of each phase."""
@@ -191,6 +199,7 @@ class Base:
     simulated: Outlook
     closed_s: Mapping[tuple, float]  # (plan, phase, batch) → seconds of a step in closed form
     expected: float  # goodput after Daly's formula
+    steps: Steps | None = None  # what drawn facts do, remembered where someone asks for it
 
     @property
     def luck(self) -> tuple[float, ...]:
@@ -203,14 +212,15 @@ class Base:
         return self.simulated.campaign.goodput / self.expected
 
 
-def base_of(s: Scenario, simulated: Outlook | None = None) -> Base:
-    """What draws share: see `Base`.
+def base_of(s: Scenario, simulated: Outlook | None = None, steps: Steps | None = None) -> Base:
+    """What draws share: see `Base`. steps: of draws that are known, where a first look takes those of a like plan.
 
     Raises:
         InputError: the scenario cannot run.
     """
     simulated = simulated or simulate(s)
-    return Base(simulated, _closed_s(s, s.cluster, simulated), expected(campaign_input(s, simulated.segments)))
+    closed_s = _closed_s(s, s.cluster, simulated)
+    return Base(simulated, closed_s, expected(campaign_input(s, simulated.segments)), steps)
 
 
 def _closed_s(s: Scenario, cluster: Cluster, simulated: Outlook) -> dict[tuple, float]:
@@ -241,8 +251,8 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     segments, step_s = base.simulated.segments, base.simulated.step_s * factor
     keys, ratio = phase_keys(s, segments), {key: factor for key in base.closed_s}
     if not NOT_IN_STEP.issuperset(facts):
-        there = _closed_s(s, cluster, base.simulated)
-        ratio = {key: factor * seconds / base.closed_s[key] for key, seconds in there.items()}
+        moved = _moved(s, cluster, facts, base, keys)
+        ratio = {keys[phase]: factor * there / here for phase, (there, here) in moved.items()}
         step_s *= _main_ratio(s, ratio, keys, factor)
     scaled = tuple(
         replace(x, throughput=replace(x.throughput, step_s=x.throughput.step_s * ratio[keys[x.phase]]))
@@ -271,6 +281,20 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     out |= {f"{k}_usd": paid[k].value for k in ("rent", "own") if k in paid}
     check_finite(out)
     return out
+
+
+def _moved(
+    s: Scenario, cluster: Cluster, facts: Mapping[tuple, float], base: Base, keys: Mapping[str, tuple]
+) -> dict[str, tuple[float, float]]:
+    """What the facts do to each phase's step (see `Steps`)."""
+    about = frozenset((path, value) for path, value in facts.items() if path not in NOT_IN_STEP)
+    known = (base.steps or {}).get(about)
+    if known is None or known.keys() != keys.keys():
+        there = _closed_s(s, cluster, base.simulated)
+        known = {phase: (there[key], base.closed_s[key]) for phase, key in keys.items()}
+        if base.steps is not None:
+            base.steps[about] = known
+    return known
 
 
 def _main_ratio(s: Scenario, ratio: Mapping[tuple, float], keys: Mapping[str, tuple], factor: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -97,6 +97,13 @@ def campaign_input(s: Scenario, segments: tuple[RunSegment, ...], level: str | N
     )
 
 
+Check = Callable[[], None]  # called during long work; what it raises ends the work
+
+
+def nothing() -> None:
+    """A check that never ends the work."""
+
+
 class PhaseTimer:
     """How long a step of a phase takes with each plan of a scenario, on one cluster."""
 
@@ -147,17 +154,17 @@ class PhaseTimer:
         return model, self.cluster, self.plans[plan_name], workload, s.precision, s.stack
 
 
-def campaign_segments(s: Scenario, fast: bool = False) -> tuple[RunSegment, ...]:
+def campaign_segments(s: Scenario, fast: bool = False, check: Check = nothing) -> tuple[RunSegment, ...]:
     """The segments of the scenario's run: each phase with the plan that finishes it soonest.
 
     Without phases it is one, with the main plan for all tokens. Plans are chosen in closed form; the chosen ones are
-    simulated as events, or with `fast` worked off by the planner's fast model.
+    simulated as events, or with `fast` worked off by the planner's fast model. check: called before each.
     """
-    timer, phases = PhaseTimer(s, s.cluster), {phase.name: phase for phase in _phases(s)}
-    return tuple(
-        _with_step_s(segment, (timer.fast_s if fast else timer.simulated_s)(*_key(segment, phases)))
-        for segment in choose_plans(_phases(s), list(timer.plans), timer.throughput)
-    )
+    timer, phases, out = PhaseTimer(s, s.cluster), {phase.name: phase for phase in _phases(s)}, []
+    for segment in choose_plans(_phases(s), list(timer.plans), timer.throughput):
+        check()
+        out.append(_with_step_s(segment, (timer.fast_s if fast else timer.simulated_s)(*_key(segment, phases))))
+    return tuple(out)
 
 
 def segments_on(s: Scenario, cluster: Cluster, segments: Sequence[RunSegment]) -> tuple[RunSegment, ...]:

@@ -30,13 +30,13 @@ from sim.cost import money
 from sim.scenario.file import set_path
 from sim.scenario.training import Scenario, resolve
 from sim.spec.plan import describe
-from sim.study.answer import ERROR, FAILURES, LUCK, Base, Outlook, base_of, outcome
+from sim.study.answer import ERROR, FAILURES, LUCK, Base, Outlook, Steps, base_of, outcome
 from sim.study.campaign import GIVEN_RATE_RANGE
 from sim.training.failures import RATES_PER_CHIP_DAY
 from sim.validation.coverage import kind_of, left_out_factors
 
 MOVED = ("days", "rent_usd", "own_usd", "energy_kwh")
-CHUNK = 50  # samples that a process takes at a time
+CHUNK = 25  # samples that a process takes at a time
 # the dimension of scenario fields that take units; all others are counts or ratios
 DIMENSIONS = {
     "rent_usd_per_hour": "money_per_hour",
@@ -194,6 +194,7 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
     progress: Callable[[int], object] | None = None,
     address: str | None = None,
     simulated: Outlook | None = None,
+    steps: Steps | None = None,
 ) -> dict:
     """Intervals of days, throughput, money, energy and carbon, and what moves them.
 
@@ -202,6 +203,7 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
         facts: draw the facts' ranges and the simulator's error too.
         progress: called with the number of samples done since the last call.
         simulated: the scenario as events, where it is known already.
+        steps: what drawn facts do to a step, where that is known; filled with what is computed here.
     Returns:
         samples, refused (those that cannot run, with a reason), centre, intervals (p5, p25, p50, p75, p95, mean),
         tornado, inputs.
@@ -215,7 +217,7 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
         raise InputError(
             "nothing is uncertain: no field varies and facts are held; give --vary or leave the facts free"
         )
-    base = base_of(s, simulated)
+    base = base_of(s, simulated, steps)
     if facts:
         inputs.append(Input(LUCK, (LUCK,), Values(base.luck)))
     jobs = [(s, inputs, seed, start, min(CHUNK, samples - start), base) for start in range(0, samples, CHUNK)]

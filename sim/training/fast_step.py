@@ -8,6 +8,7 @@ them.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 from sim.cost.step_costs import StepCosts
@@ -22,6 +23,7 @@ EXACT = 6  # micro-batches for each pipeline rank that are always worked off; wh
 LEAST = 128
 
 
+@functools.lru_cache(maxsize=32)  # one answer asks for its own step several times
 def fast_step_s(costs: StepCosts, schedule: str = "1f1b") -> float:
     """Seconds of one step, as `sim.training.step.simulate` without jitter gives them.
 

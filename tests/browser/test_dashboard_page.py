@@ -207,6 +207,24 @@ def test_the_question_turned_round_is_answered_on_the_page(desk):
     assert "--ask growth" in desk.locator("code", has_text="--ask growth").inner_text()
 
 
+def test_is_my_number_normal_is_answered_on_the_page(desk):
+    """The section says what the command prints, which stands beside it; a bad figure is one line and leaves it."""
+    from sim.dashboard import normal
+
+    desk.get_by_label("Of what").select_option("serving: serving_glm5_h200")
+    typed(desk, "Measured", "30 ms")
+    desk.get_by_role("button", name="Is it normal?").click()
+    asked = {**normal.DEFAULT, "of": "serving_glm5_h200", "quantity": "tpot", "value": "30 ms"}
+    answer = normal.answered({}, asked, {})
+    until(desk, normal.figure_words("tpot", answer.result["predicted"]), ".normal .said")
+    assert desk.locator(".normal code").inner_text() == answer.command
+    assert desk.locator(".normal table").count() == 2 and desk.locator(".normal .ruler").is_visible()
+    typed(desk, "Measured", "-3 ms")
+    desk.get_by_role("button", name="Is it normal?").click()
+    until(desk, "must be more than 0", ".planner .error")
+    assert "\n" not in desk.locator(".planner .error").inner_text()
+
+
 def test_what_comes_to_the_browser_is_small(new_page, address):
     """No library in a frame: the pictures are text."""
     page, frames = new_page(1280, 900), []
@@ -229,6 +247,19 @@ def test_an_address_carries_the_question(new_page, address):
     page.close()
 
 
+def test_an_address_carries_a_measured_figure(new_page, address):
+    from sim.dashboard import normal, state
+
+    page = new_page(1280, 900)
+    asked = {**normal.DEFAULT, "quantity": "mfu", "value": "38%", "set": "plan.tp=2"}
+    a = state.answer({"model": "llama3_8b", "chips": "64"}, samples=2)
+    page.goto(address["address"] + "&" + normal.link(a, asked).lstrip("?"), timeout=240_000, wait_until="commit")
+    page.wait_for_selector(ANSWER, timeout=240_000)
+    assert page.get_by_label("Measured", exact=True).input_value() == "38%"
+    assert page.get_by_label("What your run had otherwise").input_value() == "plan.tp=2"
+    page.close()
+
+
 def test_a_bad_value_is_one_kind_line_and_the_answer_stays(desk):
     before = desk.locator(ANSWER).inner_text()
     typed(desk, "How many chips", "lots")
@@ -240,7 +271,7 @@ def test_a_bad_value_is_one_kind_line_and_the_answer_stays(desk):
 
 def test_is_the_910b_cheaper(desk):
     desk.get_by_role("button", name="Save this scenario").click()
-    desk.wait_for_selector("a.file[download$='.yaml']", timeout=120_000)
+    desk.wait_for_selector("a.file[download$='.yaml']:not([download='scenario.yaml'])", timeout=120_000)
     desk.get_by_label("Chip and its nodes").select_option("910B in Atlas 800T A2")
     until(desk, "× 910B")
     desk.wait_for_function(
