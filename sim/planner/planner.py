@@ -12,6 +12,7 @@ what `clustersim run` prints of that document.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,7 +22,6 @@ from minglm.errors import InputError
 from sim.base.checks import check_finite, versions
 from sim.base.pareto import Front
 from sim.base.units import DAY_S
-from sim.cost.memory import check_fits
 from sim.planner import cache
 from sim.planner.assumptions import assumptions, facts
 from sim.planner.candidates import PlanCosts
@@ -29,6 +29,7 @@ from sim.planner.explain import explain
 from sim.planner.question import OPTION_OF, Question, plain, read_question, space_of
 from sim.planner.quick import narrowed, quick
 from sim.planner.refine import FINALISTS, refine
+from sim.planner.refusal import nothing_fits
 from sim.planner.search import PER_CHIP, Outcome, RankedPlan, search
 from sim.scenario.training import Scenario, resolve
 from sim.spec.phases import RunSegment, Throughput
@@ -69,7 +70,7 @@ def find(
                 raise
             out = Outcome([good], evaluated=1, stopped=True)
         if not out.best:
-            raise InputError(_nothing(q, costs, out))
+            raise InputError(nothing_fits(q, costs, out))
         out = refine(costs, out, q.objective, kept, pinned_stages=bool(space.stages))
         cache.write(key, out)
     return replace(out, best=out.best[:top_k]), costs
@@ -83,38 +84,6 @@ def _good(q: Question, costs: PlanCosts, first: Callable[[str, float], None]) ->
         return None
     first(describe(costs.plan(good.candidate)), good.step_s)
     return good
-
-
-def _nothing(q: Question, costs: PlanCosts, out: Outcome) -> str:
-    chips = q.cluster.num_chips
-    head = f"no plan fits {q.model.name} on {chips:,} × {q.cluster.chip.name}"
-    if out.nearest is None:
-        return (
-            f"no plan divides {q.model.name} and a batch of {q.batch:,} sequences over {chips:,} chips; "
-            "allow the batch to differ (--batch-tokens or --batch-tolerance 2%), or pin fewer widths"
-        )
-    c, _ = out.nearest
-    try:
-        check_fits(q.model, q.cluster, costs.plan(c), costs.load(c), q.precision, q.stack)
-    except InputError as err:
-        # the full search has tried the single changes that check_fits would name
-        reason = str(err).split(";")[0]
-        return f"{head}; nearest is {describe(costs.plan(c))} recompute {c.recompute} ZeRO {c.zero}: {reason}; " + (
-            _remedy(q)
-        )
-    return head
-
-
-def _remedy(q: Question) -> str:
-    """The fewest chips, doubling what there are, on which a plan is found; else what else could help."""
-    for times in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
-        chips = q.cluster.num_chips * times
-        try:
-            quick(replace(q, cluster=replace(q.cluster, num_chips=chips)), look_everywhere=False)
-        except InputError:
-            continue
-        return f"give {chips:,} chips or more (--chips {chips})"
-    return "offload the optimiser states (--set optimizer_offload=true), or take a chip with more memory"
 
 
 # ------------------------------------------------------------------ a plan written into the question
@@ -182,11 +151,12 @@ def solved(q: Question, progress: Callable[[int, int], None] | None = None) -> d
 
 def with_phase_plans(q: Question, document: dict[str, Any], check: Callable[[], None] | None = None) -> dict[str, Any]:
     """The completed document with a further plan for each length of its phases, and for the first batch of one that
-    grows; those that it has of its own stay. The campaign takes for each stretch the one that finishes it soonest.
+    grows; those that it has of its own stay where there are chips for them. The campaign takes for each stretch the one that finishes it soonest.
     check: as in `sim.planner.quick.quick`."""
     if document.get("phases") is None:
         return document
-    plans, asked_of = list(document.get("plans") or ()), set()
+    plans, asked_of = [p for p in document.get("plans") or () if _chips(p) <= q.cluster.num_chips], set()
+    document = {**document, "plans": plans}
     for phase in resolve(document).phases:
         for batch in {phase.batch_tokens, phase.first_batch_tokens or phase.batch_tokens}:
             asked = (phase.seq, batch, phase.attention)
@@ -195,7 +165,12 @@ def with_phase_plans(q: Question, document: dict[str, Any], check: Callable[[], 
             asked_of.add(asked)
             plan = _phase_plan(q, *asked, check)
             plans += [plan] if plan else []
-    return {**document, "plans": plans} if plans else document
+    return {**document, "plans": plans} if plans else {k: v for k, v in document.items() if k != "plans"}
+
+
+def _chips(plan: Mapping[str, Any]) -> int:
+    """The fewest chips that a document's plan needs."""
+    return math.prod(int(plan.get(key) or 1) for key in ("tp", "pp", "cp", "dp"))
 
 
 def _phase_plan(

@@ -27,6 +27,7 @@ from sim.scenario.build import TRAINED_PRECISIONS, plan_options, read_cluster, s
 from sim.scenario.defaults import with_defaults
 from sim.scenario.fields import OPTIONS, PLAN, SCENARIO, Recompute
 from sim.scenario.file import canonical_document
+from sim.scenario.phases import check_phases, read_phases
 from sim.scenario.training import attended
 from sim.spec.hardware import Chip, Cluster
 from sim.spec.model import ModelSpec
@@ -107,7 +108,9 @@ def read_question(
         document = with_defaults(document)
     values = SCENARIO.read(document, name)
     with located(name) if name != "question" else _nowhere():
-        model = attended(load_model(values["model"]), values.get("attention"))
+        whole = load_model(values["model"])
+        check_phases(read_phases(values.get("phases")), whole, values["tokens"])
+        model = attended(whole, values.get("attention"))
         machine, assumed = read_cluster(values)
         release, notes = resolve(values.get("stack"), machine.chip)
     # one spelling of every amount: '100k' and 100000 are one question
@@ -122,6 +125,11 @@ def read_question(
             "them"
         )
     exact = values.get("global_batch")
+    if not exact and values["global_tokens"] < seq:
+        raise InputError(
+            f"global_tokens {values['global_tokens']:,.0f}: less than one sequence of {seq:,} tokens; give at least "
+            f"{seq}"
+        )
     tolerance = values.get("batch_tolerance", 0.0 if exact else BATCH_TOLERANCE)
     workload = Workload(
         exact or max(1, round(values["global_tokens"] / seq)),

@@ -15,6 +15,7 @@ from minglm.errors import InputError
 from sim.cost.stacks import stack_key
 from sim.scenario.build import read_cluster
 from sim.scenario.fields import RUN
+from sim.scenario.phases import read_phases
 from sim.spec.model import ModelSpec
 from sim.spec.model_loader import load_model
 
@@ -53,6 +54,9 @@ def with_defaults(document: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError("global_batch and global_tokens are both given; keep one")
     if document.get("chips") is None:
         out["chips"] = machine.num_chips
+    if document.get("tokens") is None and "tokens" not in _recipe(model):
+        phases = read_phases(document.get("phases"))
+        out["tokens"] = sum(phase.tokens for phase in phases) or out["tokens"]
     options = {**own.get("options", {}), **_switches(out.get("stack"), model)}
     out["options"] = {**options, **(document.get("options") or {})}
     return out

@@ -13,18 +13,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from minglm.errors import InputError, nearest
+from minglm.errors import InputError
 from sim.base.fields import located, shorten
 from sim.cost.stacks import Stack
 from sim.cost.stacks import resolve as resolve_stack
 from sim.scenario.build import Run, RunSpec, build_plan, build_run, read_run
 from sim.scenario.defaults import with_defaults
-from sim.scenario.fields import ASSUMPTION, OPTIONS, PHASE, RUN, SCENARIO, WHAT_IF
+from sim.scenario.fields import ASSUMPTION, OPTIONS, RUN, SCENARIO, WHAT_IF
 from sim.scenario.file import canonical_document, merge, read_scenario_document, set_path, set_value
+from sim.scenario.phases import check_phases, read_phases
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
 from sim.spec.model_loader import load_model
-from sim.spec.phases import GLM5, Phase
+from sim.spec.phases import Phase
 from sim.spec.plan import Plan, Workload
 
 CANDIDATE_KEYS = ("schedule", "recompute", "micro_batch", "options")  # what a further plan may say beside its widths
@@ -150,7 +151,10 @@ def resolve(document: Mapping[str, Any], name: str = "scenario") -> Scenario:
         document = with_defaults(document)
     values = SCENARIO.read(document, name)
     with located(name):
-        values["model"] = attended(load_model(values["model"]), values.get("attention"))
+        model = load_model(values["model"])
+        phases = read_phases(values.get("phases"))
+        check_phases(phases, model, values.get("tokens"))
+        values["model"] = attended(model, values.get("attention"))
         spec = replace(read_run(values), chips_assumed=False)  # without `chips`, all of the cluster
         run = build_run(spec)
         candidates = tuple(_candidate(one, document, spec) for one in values.get("plans") or ())
@@ -168,7 +172,7 @@ def resolve(document: Mapping[str, Any], name: str = "scenario") -> Scenario:
         question=values.get("question", ""),
         run=run,
         tokens=values["tokens"],
-        phases=_phases(values.get("phases"), name),
+        phases=phases,
         candidates=candidates,
         jitter={"slow_factor": 1.0, **jitter} if "slow_share" in jitter else jitter,
         prices=prices,
@@ -212,35 +216,6 @@ def _candidate(raw: object, document: Mapping[str, Any], spec: RunSpec) -> Plan:
     candidate = replace(candidate, **{key: value for key, value in read.items()})
     stack, _ = resolve_stack(spec.stack, spec.cluster.chip)
     return build_plan(candidate, spec.cluster.num_chips, stack, [])
-
-
-def _phases(raw: object, name: str) -> tuple[Phase, ...]:
-    if raw is None:
-        return ()
-    if isinstance(raw, str):
-        if raw.lower() != "glm5":
-            raise InputError(f"{name}: phases {raw!r}: must be glm5 or a list of phases{nearest(raw, ('glm5',))}")
-        return GLM5
-    if not isinstance(raw, list) or not raw:
-        raise InputError(f"{name}: phases must be glm5 or a list of phases with name, tokens, seq, batch")
-    return tuple(_phase(values, f"{name}: phases[{i}]", i) for i, values in enumerate(raw))
-
-
-def _phase(raw: object, where: str, number: int) -> Phase:
-    values = PHASE.read(raw, where)
-    for key in ("tokens", "seq", "batch"):
-        if key not in values:
-            raise InputError(f"{where}: has no {key!r}; give name, tokens, seq, batch")
-    return Phase(
-        values.get("name", f"phase {number + 1}"),
-        values["tokens"],
-        values["seq"],
-        values["batch"],
-        values.get("first_batch"),
-        values.get("ramp", 0.0),
-        values.get("note", ""),
-        values.get("attention", "dense"),
-    )
 
 
 def _what_if(raw: Any, name: str) -> tuple[tuple[str, Mapping[str, Any], str], ...]:

@@ -262,21 +262,12 @@ def check(plan: Plan, model: ModelSpec, workload: Workload, cluster_chips: int |
     Raises:
         InputError: one line.
     """
-    if cluster_chips is not None and plan.num_chips > cluster_chips:
-        inner = plan.tp * plan.cp * plan.pp
-        less = (
-            f"lower dp to {_smaller_dp(plan, workload, cluster_chips // inner)}"
-            if inner <= cluster_chips
-            else f"lower tp × cp × pp to at most {cluster_chips:,}"
-        )
-        raise InputError(
-            f"plan needs {plan.num_chips:,} chips (TP {plan.tp} × CP {plan.cp} × PP {plan.pp} × DP {plan.dp}) but "
-            f"there are {cluster_chips:,}; {less} or give {plan.num_chips:,} chips"
-        )
     if workload.seq < 1 or workload.global_batch < 1:
         raise InputError(f"global_batch={workload.global_batch}, seq={workload.seq}: both must be at least 1")
     _check_widths(plan, model, workload)
     _check_stages(plan, model)
+    if cluster_chips is not None and plan.num_chips > cluster_chips:
+        _refuse_size(plan, workload, cluster_chips)
     per, fewest = plan.dp * plan.micro_batch, _fewest_micro_batches(plan)
     if workload.global_batch % per:
         near = max(fewest * per, round(workload.global_batch / per) * per)
@@ -310,16 +301,28 @@ def _fewest_micro_batches(plan: Plan) -> int:
     )
 
 
-def _smaller_dp(plan: Plan, workload: Workload, most: int) -> int:
-    """The largest dp of at most `most` that the batch and the experts divide over; `most` where there is none."""
-    batch, groups = workload.global_batch, plan.ep * plan.etp
+def _refuse_size(plan: Plan, workload: Workload, chips: int) -> None:
+    inner = plan.tp * plan.cp * plan.pp
+    dp = _smaller_dp(plan, workload, chips // inner)
+    remedies = [f"lower tp × cp × pp to at most {chips:,}"] if inner > chips else [f"lower dp to {dp}"] if dp else []
+    raise InputError(
+        f"plan needs {plan.num_chips:,} chips (TP {plan.tp} × CP {plan.cp} × PP {plan.pp} × DP {plan.dp}) but there "
+        f"are {chips:,}; {' or '.join([*remedies, f'give {plan.num_chips:,} chips'])}"
+    )
+
+
+def _smaller_dp(plan: Plan, workload: Workload, most: int) -> int | None:
+    """The largest dp of at most `most` that the batch and the experts divide over, with enough micro-batches."""
+    batch, groups, fewest = workload.global_batch, plan.ep * plan.etp, _fewest_micro_batches(plan)
     return next(
         (
             dp
             for dp in range(min(most, max(1, batch // plan.micro_batch)), 0, -1)
-            if batch % (dp * plan.micro_batch) == 0 and plan.tp * plan.cp * dp % groups == 0
+            if batch % (dp * plan.micro_batch) == 0
+            and batch // (dp * plan.micro_batch) >= fewest
+            and plan.tp * plan.cp * dp % groups == 0
         ),
-        most,
+        None,
     )
 
 
@@ -363,7 +366,8 @@ def _check_stages(plan: Plan, model: ModelSpec) -> None:
             )
         if len(plan.stages) != n:
             raise InputError(
-                f"stages has {len(plan.stages)} entries: pp × vpp = {n} chunks need {n}; give one count per chunk"
+                f"stages has {len(plan.stages)} entries: pp × vpp = {n} chunks need {n}; give one count per chunk, or "
+                "leave stages out"
             )
         if sum(plan.stages) != model.layers or min(plan.stages) < 0:
             raise InputError(

@@ -124,10 +124,12 @@ def campaign_draws(
         done = first.tokens / max(total_tokens(s), 1)
         remedy = "use more chips, fewer tokens or a lower failure rate"
         if s.horizon_s is not None:
-            remedy = (
-                f"set campaign.horizon='{math.ceil(first.days / max(done, 1e-3) * 1.1):.0f} days', or ask clustersim "
-                "campaign what happens until then"
-            )
+            whole = run_campaign(campaign_input(replace(s, horizon_s=None), segments), seed=s.seed, timeline=False)
+            if whole.finished:
+                remedy = (
+                    f"set campaign.horizon='{math.ceil(whole.days * 1.1):.0f} days', or ask clustersim campaign what "
+                    "happens until then"
+                )
         raise InputError(
             f"{s.name}: the campaign does not finish within {first.days:,.0f} days ({done:.1%} of the tokens); {remedy}"
         )
