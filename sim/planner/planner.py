@@ -151,8 +151,10 @@ def solved(q: Question, progress: Callable[[int, int], None] | None = None) -> d
 
 def with_phase_plans(q: Question, document: dict[str, Any], check: Callable[[], None] | None = None) -> dict[str, Any]:
     """The completed document with a further plan for each length of its phases, and for the first batch of one that
-    grows; those that it has of its own stay where there are chips for them. The campaign takes for each stretch the one that finishes it soonest.
-    check: as in `sim.planner.quick.quick`."""
+    grows; those that it has of its own stay where there are chips for them.
+
+    The campaign takes for each stretch the one that finishes it soonest. check: as in `sim.planner.quick.quick`.
+    """
     if document.get("phases") is None:
         return document
     plans, asked_of = [p for p in document.get("plans") or () if _chips(p) <= q.cluster.num_chips], set()
