@@ -27,7 +27,7 @@ from sim.scenario.build import TRAINED_PRECISIONS, plan_options, read_cluster, s
 from sim.scenario.defaults import with_defaults
 from sim.scenario.fields import OPTIONS, PLAN, SCENARIO, Recompute
 from sim.scenario.file import canonical_document
-from sim.scenario.phases import check_phases, read_phases
+from sim.scenario.phases import check_indexer, check_tokens, read_phases
 from sim.scenario.training import attended
 from sim.spec.hardware import Chip, Cluster
 from sim.spec.model import ModelSpec
@@ -109,7 +109,9 @@ def read_question(
     values = SCENARIO.read(document, name)
     with located(name) if name != "question" else _nowhere():
         whole = load_model(values["model"])
-        check_phases(read_phases(values.get("phases")), whole, values["tokens"])
+        phases = read_phases(values.get("phases"))
+        check_indexer(phases, whole)
+        check_tokens(phases, values["tokens"])
         model = attended(whole, values.get("attention"))
         machine, assumed = read_cluster(values)
         release, notes = resolve(values.get("stack"), machine.chip)

@@ -45,8 +45,8 @@ def _phase(raw: object, where: str, number: int) -> Phase:
     )
 
 
-def check_phases(phases: tuple[Phase, ...], model: ModelSpec, tokens: float | None) -> None:
-    """Refuse phases that the model cannot train, or whose tokens are not those of the question.
+def check_indexer(phases: tuple[Phase, ...], model: ModelSpec) -> None:
+    """Refuse to search plans for phases of sparse attention where the model has no indexer.
 
     Raises:
         InputError: one line.
@@ -57,6 +57,14 @@ def check_phases(phases: tuple[Phase, ...], model: ModelSpec, tokens: float | No
                 f"phase {phase.name!r} trains sparse attention and the model {model.name} has no indexer; leave phases "
                 "out, or list phases of dense attention"
             )
+
+
+def check_tokens(phases: tuple[Phase, ...], tokens: float | None) -> None:
+    """Refuse tokens that are not those of the phases, which are what is trained.
+
+    Raises:
+        InputError: one line.
+    """
     total = sum(phase.tokens for phase in phases)
     if phases and tokens is not None and abs(tokens / total - 1) > TOKENS_TOLERANCE:
         raise InputError(

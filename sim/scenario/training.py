@@ -21,7 +21,7 @@ from sim.scenario.build import Run, RunSpec, build_plan, build_run, read_run
 from sim.scenario.defaults import with_defaults
 from sim.scenario.fields import ASSUMPTION, OPTIONS, RUN, SCENARIO, WHAT_IF
 from sim.scenario.file import canonical_document, merge, read_scenario_document, set_path, set_value
-from sim.scenario.phases import check_phases, read_phases
+from sim.scenario.phases import check_tokens, read_phases
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
 from sim.spec.model_loader import load_model
@@ -151,10 +151,9 @@ def resolve(document: Mapping[str, Any], name: str = "scenario") -> Scenario:
         document = with_defaults(document)
     values = SCENARIO.read(document, name)
     with located(name):
-        model = load_model(values["model"])
         phases = read_phases(values.get("phases"))
-        check_phases(phases, model, values.get("tokens"))
-        values["model"] = attended(model, values.get("attention"))
+        check_tokens(phases, values.get("tokens"))
+        values["model"] = attended(load_model(values["model"]), values.get("attention"))
         spec = replace(read_run(values), chips_assumed=False)  # without `chips`, all of the cluster
         run = build_run(spec)
         candidates = tuple(_candidate(one, document, spec) for one in values.get("plans") or ())

@@ -72,7 +72,10 @@ def test_the_remedy_is_accepted(argv, followed, capsys):
             "28.57T",
         ),
         (["run", "glm5_100k_910b", "--set", "tokens=1T"], "leave tokens out"),
-        (["run", "llama3_405b_16k_h100", "--set", "phases=glm5"], "has no indexer; leave phases out"),
+        (
+            ["run", "llama3_405b_16k_h100", "--set", "phases=glm5", "--set", "plan=auto"],
+            "has no indexer; leave phases out",
+        ),
         ([*TOY, "--set", "plan.tp=3"], "does not divide the model's 4 attention heads; use tp=2"),
     ],
 )
