@@ -126,6 +126,23 @@ def test_a_push_that_cannot_interrupt_waits_for_the_longest():
     assert simulate(replace(case, interruptible=False)).staleness.max_span == 0
 
 
+@pytest.mark.parametrize("mode", ("sync", "async", "april", "one_step_off"))
+@pytest.mark.parametrize("kept, prefill_s", ((False, 1e-5), (True, 0.0)))
+def test_preemptions_without_events_are_those_with_an_event_each(mode, kept, prefill_s):
+    """An engine whose keys are selected one day takes a full cache as an event; here that day never comes. Tokens and
+    seconds are summed in other pieces, so they agree to rounding only."""
+    case = replace(
+        CASE, policy=Policy(mode, 16), engines=1, kv_limit=4000.0, prefill_s_per_token=prefill_s, reuse_kv_cache=kept
+    )
+    batched, one_by_one = simulate(case), simulate(replace(case, topk=1e12))
+    assert batched.waste.preemptions == one_by_one.waste.preemptions > 8
+    assert batched.staleness == one_by_one.staleness and batched.counts == one_by_one.counts
+    assert batched.seconds == pytest.approx(one_by_one.seconds, rel=1e-12)
+    assert batched.throughput.generated_tokens == pytest.approx(one_by_one.throughput.generated_tokens, rel=1e-12)
+    for name in ("rollout_idle", "tail_share", "mean_running"):
+        assert getattr(batched.utilisation, name) == pytest.approx(getattr(one_by_one.utilisation, name), rel=1e-9)
+
+
 def test_cache_limit_makes_requests_wait_and_loses_none():
     free, tight = simulate(CASE), simulate(replace(CASE, kv_limit=6000.0))
     assert (
