@@ -3,7 +3,10 @@ skipped."""
 
 import os
 import random
+import signal
+import subprocess
 import sys
+import time
 from collections import Counter
 
 import pytest
@@ -105,6 +108,25 @@ def small_checkpoint(made_once):
         "small_checkpoint",
         lambda folder: train(recipe.load("ci_pretrain", {"steps": 3}), folder, None, progress=False, device="cpu"),
     )
+
+
+@pytest.fixture(scope="session")
+def nano_demo(made_once):
+    """The demo of size nano, killed three times on its way and gone on with. Its stages are only read."""
+    return made_once("nano_demo", _killed_and_finished)
+
+
+def _killed_and_finished(folder):
+    argv = [sys.executable, "-m", "minglm", "demo", "--size", "nano", "--run", str(folder), "--quiet"]
+    for wait_for in ("pretrain/metrics.csv", "sparse/metrics.csv", "rl_sync/metrics.csv"):
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 240
+        while not (folder / wait_for).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    finished = subprocess.run(argv, capture_output=True, text=True, timeout=600)
+    assert finished.returncode == 0, finished.stderr
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,20 @@ from minglm.runtime.doctor import Check  # noqa: E402
 
 
 @pytest.fixture
-def tiny(tmp_path):
-    """A demo of size nano, and the workshop's checkpoints made from it."""
-    rows = checkpoints.make(tmp_path / "kept", "nano", tmp_path / "demo")
+def tiny(tmp_path, nano_demo):
+    """The workshop's checkpoints made from a demo of size nano."""
+    rows = checkpoints.make(tmp_path / "kept", "nano", nano_demo)
     return tmp_path / "kept", rows
+
+
+def test_a_demo_that_is_missing_is_trained_first(tmp_path, monkeypatch):
+    def trained(source, size):
+        raise InputError(f"the demo of size {size} into {source.name}")
+
+    monkeypatch.setattr("minglm.tools.demo.run_demo", trained)
+    with pytest.raises(InputError, match="size nano into nothing_there"):
+        checkpoints.make(tmp_path / "kept", "nano", tmp_path / "nothing_there")
+    assert not (tmp_path / "kept").exists()
 
 
 @pytest.mark.slow

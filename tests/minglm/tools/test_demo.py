@@ -1,10 +1,6 @@
 """The demo runs all its steps, leaves every result, resumes after a kill, and says when it is done."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -17,24 +13,10 @@ pytestmark = pytest.mark.slow
 RESULTS = ("samples", "needle", "scorecard", "indexer_recall", "cost_by_length", "demo")
 
 
-def _call(run, *more):
-    return [sys.executable, "-m", "minglm", "demo", "--size", "nano", "--run", str(run), "--quiet", *more]
-
-
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    """A demo that was killed three times on its way."""
-    run = tmp_path_factory.mktemp("demo") / "run"
-    for wait_for in ("pretrain/metrics.csv", "sparse/metrics.csv", "rl_sync/metrics.csv"):
-        process = subprocess.Popen(_call(run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 240
-        while not (run / wait_for).exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    finished = subprocess.run(_call(run), capture_output=True, text=True, timeout=600)
-    assert finished.returncode == 0, finished.stderr
-    return run
+def done(nano_demo):
+    """A demo that was killed three times on its way; a test of this file may cut its results off."""
+    return nano_demo
 
 
 def test_every_stage_and_every_result_is_there(done):
