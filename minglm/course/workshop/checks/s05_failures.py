@@ -72,6 +72,8 @@ def _replay_cases():
         ([], 10.0, 3.0, 0.5, 1.0),
         ([1.0, 1.5], 5.0, 1.0, 0.25, 1.0),
         ([4.1], 9.0, 4.0, 0.5, 0.3),
+        ([3.33], 12.5, 1.0, 0.25, 3.0),
+        ([1.97, 2.4, 3.72, 4.27], 5.0, 1.5, 0.5, 3.0),  # the restarts reach beyond the end
     ]
 
 
@@ -88,7 +90,13 @@ EXERCISES = [
     Exercise(
         "scale_05.mtbf",
         _mtbf,
-        lambda: [(LOG, 60.0, 1024, 1024), (LOG, 60.0, 1024, 4096), ([], 60.0, 8, 8), (MONTH, 720.0, 2000, 100)],
+        lambda: [
+            (LOG, 60.0, 1024, 1024),
+            (LOG, 60.0, 1024, 4096),
+            ([], 60.0, 8, 8),
+            (MONTH, 720.0, 2000, 100),
+            ([0.94, 5.35, 5.93], 7.0, 3, 2),  # nothing divides
+        ],
         (
             Mistake(
                 partial(_mtbf, how="gaps"), "Count the time after the last failure, too: hours watched by failures."
@@ -107,7 +115,7 @@ EXERCISES = [
     Exercise(
         "scale_05.intervals",
         _intervals,
-        lambda: [(0.1, 40.0), (0.01, 3.0), (1.0, 0.4), (2.0, 1.0), (0.5, 1.0)],
+        lambda: [(0.1, 40.0), (0.01, 3.0), (1.0, 0.4), (2.0, 1.0), (0.5, 1.0), (1.0, 0.7)],
         (
             Mistake(partial(_intervals, how="no two"), "Under Young's root stands 2 · save · MTBF."),
             Mistake(partial(_intervals, how="with save"), "Daly's formula ends with − save."),
@@ -153,6 +161,7 @@ EXERCISES = [
             ([0.25, 0.5, 1.0, 2.0, 4.0, 8.0], MONTH, 720.0, 0.1, 0.5),
             ([1.0, 3.0, 5.0, 20.0], LOG, 60.0, 0.5, 1.0),
             ([30.0, 40.0, 20.0], LOG, 60.0, 0.5, 1.0),
+            ([0.7, 1.5, 0.3, 0.5], [0.09, 6.26, 6.61, 8.11], 12.5, 0.25, 1.25),
         ],
         (
             Mistake(partial(_best, pick="young"), "That is the candidate next to Young's; ask the log instead."),
