@@ -45,9 +45,27 @@ def test_links_lead_to_files_and_images_have_words(path):
         assert len(alt.split()) >= 3, f"image {target}: say in words what it shows"
     assert not re.findall(r"<img(?![^>]*\balt=)", text), "an image without alt text"
     for target in re.findall(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)", text):
-        if re.match(r"https?://|mailto:|#", target):
+        if re.match(r"https?://|mailto:", target):
             continue
-        assert (path.parent / target.split("#")[0]).exists(), f"link to {target}: no such file"
+        name, _, anchor = target.partition("#")
+        file = path.parent / name if name else path
+        assert file.exists(), f"link to {target}: no such file"
+        assert not anchor or anchor.lower() in _anchors(file), f"link to {target}: no such heading"
+
+
+def _anchors(file: Path) -> set[str]:
+    """Of every heading of a page or notebook, by the code host's rule, which JupyterLab shares but for case."""
+    text = _prose(file) if file.suffix == ".ipynb" else file.read_text(encoding="utf-8")
+    titles = re.findall(r"^#{1,6} (.+)$", text, flags=re.M)
+    return {
+        re.sub(r"[^\w\- ]", "", re.sub(r"[`*]|\]\([^)]*\)", "", t).strip().lower()).replace(" ", "-") for t in titles
+    }
+
+
+def test_an_anchor_that_no_heading_has_is_seen(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("## What is `2x` worth?\n", encoding="utf-8")
+    assert _anchors(page) == {"what-is-2x-worth"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
