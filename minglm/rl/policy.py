@@ -28,6 +28,7 @@ from typing import Generic, TypeVar
 from minglm.errors import InputError, nearest
 
 MODES = ("sync", "one_step_off", "async", "april", "glm5")
+OVERLAPPED = ("one_step_off", "async", "glm5")  # modes in which rollout and training run at the same time
 Group = TypeVar("Group")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minglm.errors import InputError
-from minglm.rl.policy import Policy
+from minglm.rl.policy import OVERLAPPED, Policy
 from sim.rollout.build_lengths import build_lengths
 from sim.rollout.build_rates import build_engine_speed, update_seconds
 from sim.rollout.case import Case
@@ -16,7 +16,6 @@ from sim.rollout.placement import FRAMEWORKS
 MAX_TRAJECTORIES = 20_000_000  # of a step
 MAX_ENGINES = 1_000_000
 LARGE = 50_000  # trajectories of a step from which fewer steps are simulated
-OVERLAPPED = ("one_step_off", "async", "glm5")  # modes in which rollout and training run at the same time
 
 
 def build_case(values: Mapping[str, Any], notes: list[str]) -> Case:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from minglm.errors import InputError
-from minglm.rl.policy import Policy
+from minglm.rl.policy import OVERLAPPED, Policy
 from sim.cost.money import Range, costs
 from sim.rollout.case import Case
 from sim.rollout.metrics import compare
@@ -64,7 +64,7 @@ def best_split(case: Case, shares: Sequence[float] = SHARES) -> dict:
     if case.colocated or not case.train_chips:
         raise InputError(
             "best split: rollout and training share the chips; give train_chips, or a mode that separates them "
-            "(one_step_off, async, glm5)"
+            f"({', '.join(OVERLAPPED)})"
         )
     small, k = fold(case)
     small = replace(small, steps=5, warmup=2)
