@@ -212,14 +212,17 @@ def test_is_my_number_normal_is_answered_on_the_page(desk):
     from sim.dashboard import normal
 
     desk.get_by_label("Of what").select_option("serving: serving_glm5_h200")
-    typed(desk, "Measured", "30 ms")
+    figure = desk.get_by_label("Measured", exact=True)
+    figure.fill("30 ms")
+    figure.press("Enter")
     desk.get_by_role("button", name="Is it normal?").click()
     asked = {**normal.DEFAULT, "of": "serving_glm5_h200", "quantity": "tpot", "value": "30 ms"}
     answer = normal.answered({}, asked, {})
     until(desk, normal.figure_words("tpot", answer.result["predicted"]), ".normal .said")
     assert desk.locator(".normal code").inner_text() == answer.command
     assert desk.locator(".normal table").count() == 2 and desk.locator(".normal .ruler").is_visible()
-    typed(desk, "Measured", "-3 ms")
+    figure.fill("-3 ms")
+    figure.press("Enter")
     desk.get_by_role("button", name="Is it normal?").click()
     until(desk, "must be more than 0", ".planner .error")
     assert "\n" not in desk.locator(".planner .error").inner_text()
