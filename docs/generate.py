@@ -22,6 +22,7 @@ from sim.scenario.fields import PHASE, RUN, SCENARIO
 from sim.spec.dimensions import DIMENSIONS
 from sim.validation.fields import MEASURED, ROW
 from sim.validation.schema import json_schema
+from tests.mutants.automatic import CORE
 
 ROOT = Path(__file__).resolve().parents[1]
 # The order in which a reader meets the rooms: top first.
@@ -182,6 +183,8 @@ def mutation_score() -> str:
     share = sum(seen.values()) / len(rows)
     out = [f"{sum(seen.values())} of {len(rows)} seen ({share:.0%}).\n", "| file | seen | tried |", "|---|---|---|"]
     out += [f"| `{file}` | {seen[file]} | {count} |" for file, count in tried.items()]
+    if untried := [f"`{file}`" for file in CORE if file not in tried]:
+        out.append(f"\nOf the sample and not tried yet: {', '.join(untried)}.")
     out += ["\n## What lives\n", "| file | line | change | why |", "|---|---|---|---|"]
     for row in rows:
         if row["seen"] == "no":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -122,3 +123,15 @@ def test_a_step_is_longer_from_the_first_one_with_more_keys_than_are_read(keys, 
         engine.advance(now)
         ended = engine.fire(now)
     assert now == pytest.approx(length + 0.5 * max(0, length - keys))
+
+
+def test_the_tail_is_the_time_after_nine_tenths_have_ended():
+    """One engine, a token a second each, four steps of groups of four: what is left after the trajectory at 90%."""
+    case = Case(Policy("sync", prompts_per_batch=5), 4, Lengths.lognormal(50, 400), 1, STEADY, steps=2)
+    rng = random.Random(case.seed)
+    shares = []
+    for first in (0, 5):
+        ends = sorted(n for i in range(first, first + 5) for n in case.lengths.draw_group(rng, 4, i))
+        shares.append((ends[-1] - ends[math.ceil(0.9 * len(ends)) - 1], ends[-1]))
+    tail, rollout = map(sum, zip(*shares, strict=True))
+    assert simulate(case).utilisation.tail_share == pytest.approx(tail / rollout)

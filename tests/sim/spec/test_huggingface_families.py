@@ -130,11 +130,12 @@ CASES = {
         WIDE | SMALL_EXPERTS | {"moe_intermediate_size": 32, "mlp_only_layers": []},
     ],
     "dbrx": [
+        MPT | {"attn_config": {"rope_theta": 1e4}, "ffn_config": {"hidden_size": 96}},
         MPT
         | {
             "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4},
             "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 96},
-        }
+        },
     ],
 }
 
@@ -269,3 +270,12 @@ def test_no_key_of_another_type_is_a_traceback(family, key, garbage):
         from_hf({"model_type": family, key: garbage})
     except InputError as refusal:
         assert "\n" not in str(refusal)
+
+
+def test_what_a_count_of_weights_does_not_show():
+    """Experts that a token is sent to, and what the indexer keeps, are the class's where a file leaves them out."""
+    assert from_hf({"model_type": "dbrx", **MPT, "attn_config": {}, "ffn_config": {}}).experts_per_token == 1
+    assert from_hf({"model_type": "qwen2_moe", **QWEN_MOE, "num_experts_per_tok": None}).experts_per_token == 4
+    assert from_hf({"model_type": "qwen2_moe", **QWEN_MOE}).shared_experts == 1
+    sparse = from_hf({"model_type": "deepseek_v32", **LATENT, "v_head_dim": 12, **DEEPSEEK_MOE, "index_topk": None})
+    assert (sparse.index_topk, sparse.index_heads, sparse.index_dim) == (2048, 64, 128)
