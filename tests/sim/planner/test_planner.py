@@ -136,7 +136,7 @@ def test_nothing_fits_names_the_nearest_and_what_it_lacks():
 
 
 def test_nothing_divides():
-    with pytest.raises(InputError, match="no plan divides .*--batch-tolerance"):
+    with pytest.raises(InputError, match=r"no plan divides .*micro_batch=2; .*\(--batch 8\)"):
         find(question("llama3_8b", "dgx_h100", 8, seq=4096, batch=7, fixed={"micro_batch": 2}))
 
 
