@@ -138,6 +138,7 @@ class LayerKey:
     paired: bool
     recompute_modules: tuple[str, ...]
     window: bool
+    counted: bool
     overlap_tp: bool | None
     overlap_all_to_all: bool | None
     stack: Same
@@ -161,8 +162,9 @@ class LayerEstimator:
     ) -> None:
         self.model, self.cluster, self.plan, self.workload, self.stack = model, cluster, plan, workload, stack
         self._same_stack, self._same_cluster = Same(stack), Same(cluster)
+        self.counted = workload.capacity_factor is None  # padded to a capacity, experts' rows are known beforehand
         self.kernels = stack.kernels(cluster.chip)
-        self.style: Style = stack.style(precision == "fp8", workload.imbalance, plan.ep)
+        self.style: Style = stack.style(precision == "fp8", workload.busiest, plan.ep)
         stride = 1 if plan.etp <= 1 else plan.etp
         ep = collectives.place(cluster, plan.ep, stride, tables=True)
         inside = min(plan.ep, max(1, cluster.tiers[0].size // stride)) if plan.ep > 1 else 1
@@ -362,6 +364,7 @@ class LayerEstimator:
                 plan.schedule.startswith("dualpipe"),
                 plan.recompute_modules,
                 self.workload.window,
+                self.counted,
                 plan.overlap_tp,
                 plan.overlap_all_to_all,
                 self._same_stack,
@@ -373,7 +376,7 @@ class LayerEstimator:
     def variants(self, kind: str) -> Iterator[tuple[float, int, bool, bool]]:
         """(share of the layers, window, runs an indexer, host waits) of each variant of a kind of layer."""
         model = self.model
-        sync = kind == "moe" and self.stack.expert_sync and self.stack.graphs != "full"
+        sync = kind == "moe" and self.counted and self.stack.expert_sync and self.stack.graphs != "full"
         variants = [(1.0, 0, True)]
         if model.window_layers and self.workload.window:
             share = model.window_layers / model.layers
@@ -394,9 +397,7 @@ class LayerEstimator:
         return self.shard_ends(self.end_work())
 
     def end_work(self) -> tuple[LayerWork, LayerWork, LayerWork | None]:
-        """Work of the embedding, of the head with its loss, and of what joins two streams for multi-token
-        prediction.
-        """
+        """Work of the embedding, of the head with its loss, of what joins two streams for multi-token prediction."""
         model, ctx = self.model, self.ctx
         first = OperatorTrace(self.style)
         embedding(first, ctx, model.hidden, self.padded_vocab)
@@ -422,14 +423,12 @@ class LayerEstimator:
 
 
 def _experts_only(ops: Sequence[Op]) -> list[Op]:
-    """The operators that partial graphs leave to the host: experts, and the permutations around them."""
+    """What partial graphs leave to the host: experts, and the permutations around them."""
     return [op for op in ops if op.group in ("expert", "permutation") or op.name.startswith("experts")]
 
 
 def _longer(device_s: float, host_s: float, sharpness: float) -> float:
-    """Device and host work side by side, each sometimes waiting for the other:
-    a p-norm, close to the longer of the two.
-    """
+    """Device and host work side by side, each sometimes waiting for the other: a p-norm, close to the longer one."""
     return (device_s**sharpness + host_s**sharpness) ** (1.0 / sharpness) if host_s else device_s
 
 

@@ -85,7 +85,7 @@ def in_flight(plan: Pipeline, rank: int, micro_batches: int) -> list[float]:
 def layer_activations(model: ModelSpec, plan: Plan, workload: Workload, stack: Stack, kind: str) -> tuple[float, float]:
     """(bytes kept for one micro-batch by one layer as the plan recomputes it, bytes without recomputation)."""
     ctx = ParallelContext(plan.micro_batch, workload.seq, plan.tp, bool(plan.sp), plan.cp, plan.ep, plan.etp)
-    trace = record_layer(stack.style(False, workload.imbalance, plan.ep), ctx, model, kind)
+    trace = record_layer(stack.style(False, workload.busiest, plan.ep), ctx, model, kind)
     full = sum(trace.saved.values())
     entry = ctx.tokens_sp * model.hidden * WIDTH
     if plan.recompute == "full":

@@ -66,6 +66,7 @@ class Style:
     fusion: str = "fused"  # fused | eager | compiled
     loss: str = "fused"  # a key of LOSSES: how cross-entropy runs
     dropout: bool = False
+    cp: str = "ring"  # context parallelism: ring (keys pass by piece by piece) | gather (all keys, then one kernel)
     fp8: bool = False
     fp8_passes: float = 2.0  # extra memory passes (in bf16 widths) per fp8 operand for scaling and transposing
     accumulate_fused: bool = True  # gradient accumulation inside the weight-gradient matmul

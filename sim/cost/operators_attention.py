@@ -19,6 +19,11 @@ from sim.cost.operators import (
 )
 from sim.spec.model import ModelSpec
 
+# Bytes a value of the output that one more step of ring attention costs: the step's piece is read, the sum read and
+# written (bf16, in place; Transformer Engine's context_parallel.py). Steps behind the diagonal touch half of the rows,
+# those before it all.
+RING_BYTES = 6.0
+RING_ROWS = 0.75
 # Attention with learned sinks against plain flash attention, and no skipping of what a window hides: no measured kernel
 # is at hand, so this is assumed.
 SINK_SLOWDOWN = 2.5
@@ -45,8 +50,23 @@ def core_attention(
         flops = 2.0 * b * rows * visible * heads * (qk + v)
         size = b * rows * (heads * (qk + v) + kv_heads * (qk + v)) * WIDTH
         keys = min(S, 2 * visible)
+        steps = ctx.cp if style.cp == "ring" else 1
+        if steps > 1:  # each step multiplies as much as the causal square of this chip's rows: a kernel of that length
+            keys = min(keys, rows)
         trace.forward.append(
-            Op("flash", "attention", "attention", flops, size, m=keys, n=v, k=qk, batch=b * heads, slow=slow)
+            Op(
+                "flash",
+                "attention",
+                "attention",
+                flops,
+                size,
+                m=keys,
+                n=v,
+                k=qk,
+                batch=b * heads,
+                kernels=float(steps),
+                slow=slow,
+            )
         )
         # dQ, dK, dV, dP and the scores again: five matmuls for two.
         trace.backward_input.append(
@@ -60,11 +80,22 @@ def core_attention(
                 n=v,
                 k=qk,
                 batch=b * heads,
-                kernels=3.0,
+                kernels=3.0 * steps,
                 backward=True,
                 slow=slow,
             )
         )
+        if steps > 1:
+            merged = (steps - 1) * RING_ROWS * b * rows * RING_BYTES
+            trace.memory(
+                "ring merge",
+                merged * heads * v,
+                merged * (heads * qk + kv_heads * (qk + v)),
+                group="attention",
+                kernels=2 * (steps - 1),
+                backward_kernels=3 * (steps - 1),
+                save=0.0,
+            )
         trace.save("flash", b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH + 4.0 * b * rows * heads)
     else:
         square = b * heads * rows * S

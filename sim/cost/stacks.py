@@ -65,6 +65,7 @@ class Stack:
     fusion: str = "fused"  # fused | eager | compiled
     loss: str = "fused"  # a key of `sim.cost.operators.LOSSES`
     dropout: bool = False
+    cp: str = "ring"  # context parallelism: ring, or gather: all keys first
     accumulate_fused: bool = True
     fp8_passes: float = 2.0
     fp8_kernel: str = "fp8"  # one scale a tensor (fp8), or a block of 128 (fp8_block)
@@ -109,6 +110,7 @@ class Stack:
             fusion=self.fusion,
             loss=self.loss,
             dropout=self.dropout,
+            cp=self.cp,
             fp8=fp8,
             fp8_passes=self.fp8_passes,
             accumulate_fused=self.accumulate_fused,

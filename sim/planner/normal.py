@@ -220,7 +220,7 @@ def _knobs(s: Scenario, own_s: float) -> list[Cause]:
                 )
             )
     if s.model.experts:
-        mean = s.stack.style(False, s.workload.imbalance, s.plan.ep).imbalance
+        mean = s.stack.style(False, s.workload.busiest, s.plan.ep).imbalance
         out.append(
             Cause(
                 "experts' imbalance",
@@ -279,5 +279,5 @@ def _closed(s: Scenario, facts: dict | None = None, plan: Plan | None = None, im
     cluster = s.cluster
     for path, value in (facts or {}).items():
         cluster = changed(cluster, path, value)
-    work = s.workload if imbalance is None else replace(s.workload, imbalance=imbalance)
+    work = s.workload if imbalance is None else replace(s.workload, imbalance=imbalance, capacity_factor=None)
     return in_closed_form(s.model, cluster, plan or s.plan, work, s.precision, s.stack, allow_oom=True)[2]

@@ -23,7 +23,7 @@ from sim.cost import money
 from sim.cost.stacks import Stack, resolve
 from sim.planner.search import OBJECTIVES
 from sim.planner.space import Space, default_space
-from sim.scenario.build import TRAINED_PRECISIONS, plan_options, read_cluster, stack_with
+from sim.scenario.build import TRAINED_PRECISIONS, plan_options, read_cluster, stack_with, stages_of, workload_options
 from sim.scenario.defaults import with_defaults
 from sim.scenario.fields import OPTIONS, PLAN, SCENARIO, Recompute
 from sim.scenario.file import canonical_document
@@ -133,14 +133,7 @@ def read_question(
             f"{seq}"
         )
     tolerance = values.get("batch_tolerance", 0.0 if exact else BATCH_TOLERANCE)
-    workload = Workload(
-        exact or max(1, round(values["global_tokens"] / seq)),
-        seq,
-        causal=options.get("causal", True),
-        imbalance=options.get("imbalance"),
-        mtp=options.get("mtp", True),
-        window=options.get("window", True),
-    )
+    workload = Workload(exact or max(1, round(values["global_tokens"] / seq)), seq, **workload_options(options))
     prices = values.get("prices", {})
     machine = money.with_prices(machine, prices)
     objective = values["objective"]
@@ -159,7 +152,7 @@ def read_question(
         values["precision"],
         stack_with(release, options),
         tolerance,
-        {**_pinned(values), **(choices or {})},
+        {**_pinned(values, model.layers), **(choices or {})},
         prices,
         tuple(stated),
     )
@@ -173,11 +166,12 @@ class _nowhere:
     def __exit__(self, *_: object) -> None: ...
 
 
-def _pinned(values: Mapping[str, Any]) -> dict[str, Any]:
+def _pinned(values: Mapping[str, Any], layers: int) -> dict[str, Any]:
     """Fields of the plan that a document gives, under their names in `sim.spec.plan.Plan`."""
     out = {k: v for k, v in values.get("plan", {}).items() if k != "auto"}
     out |= {k: values[k] for k in _KEYS if k in values}
-    out |= plan_options(values.get("options", {}))
+    options = values.get("options", {})
+    out |= plan_options(options) | stages_of(options, out, layers)
     if isinstance(out.get("recompute"), Recompute):
         again = out.pop("recompute")
         out["recompute"] = again.kind

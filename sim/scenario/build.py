@@ -19,17 +19,18 @@ from typing import Any
 from minglm.errors import InputError
 from sim.cost.memory import peak
 from sim.cost.stacks import Stack, resolve, with_changes
-from sim.scenario.fields import PLAN_OPTIONS, STACK_OPTIONS, Recompute
+from sim.scenario.fields import PLAN_OPTIONS, STACK_OPTIONS, WORKLOAD_OPTIONS, Recompute
 from sim.spec.hardware import Cluster, chip_from, cluster_for_chip, cluster_from
 from sim.spec.model import ModelSpec
 from sim.spec.model_loader import load_model
-from sim.spec.plan import Plan, Workload, check
+from sim.spec.plan import Plan, Workload, check, stages_with_ends
 
 TRAINED_PRECISIONS = ("bf16", "fp16", "fp8")
 _OVER = 1.1  # the memory estimate must be over by a tenth before it overrules a default
 _PRODUCT = ("tp", "pp", "cp", "dp")  # whose product is the chips of a plan
 # Options of the plan that are not a field of `Plan` by the same name.
-_NOT_FIELDS = ("sequence_parallel", "distributed_optimizer", "fsdp", "expert_tp", "optimizer_offload")
+ENDS = ("decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers")  # of stages, in other words
+_NOT_FIELDS = ("sequence_parallel", "distributed_optimizer", "fsdp", "expert_tp", "optimizer_offload", *ENDS)
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,7 @@ def build_plan(spec: RunSpec, cluster_chips: int, stack: Stack, notes: list[str]
     switches = _plan_switches(spec, widths["dp"], stack, notes)
     if "etp" in widths and "etp" not in spec.plan and "expert_tp" not in options:
         notes.append(f"expert tensor parallelism {widths['etp']}")
+    switches |= stages_of(options, widths, spec.model.layers)
     if spec.micro_batch is None:
         notes.append("micro-batch 1")
     recompute = spec.recompute or Recompute("none")
@@ -241,15 +243,34 @@ def _workload(spec: RunSpec, plan: Plan, seq: int, notes: list[str]) -> Workload
         near = max(replicas_take, round(batch / replicas_take) * replicas_take)
         notes.append(f"global batch {batch} taken as {near}: a multiple of dp × micro-batch")
         batch = near
-    options = spec.options
-    return Workload(
-        batch,
-        seq,
-        causal=options.get("causal", True),
-        imbalance=options.get("imbalance"),
-        mtp=options.get("mtp", True),
-        window=options.get("window", True),
-    )
+    return Workload(batch, seq, **workload_options(spec.options))
+
+
+def workload_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that are fields of `Workload`.
+
+    Raises:
+        InputError: two options that contradict each other.
+    """
+    out = {one.name: options[one.name] for one in WORKLOAD_OPTIONS if one.name in options}
+    if "imbalance" in out and "capacity_factor" in out:
+        raise InputError("options imbalance and capacity_factor: a capacity says the busiest rank's rows; keep one")
+    return out
+
+
+def stages_of(options: Mapping[str, Any], widths: Mapping[str, Any], layers: int) -> dict[str, tuple[int, ...]]:
+    """`stages` where options give the layers of the first or the last pipeline rank, else nothing.
+
+    Raises:
+        InputError: stages beside them, no pipeline width, or layers that do not split so.
+    """
+    first, last = map(options.get, ENDS)
+    if first is None and last is None:
+        return {}
+    if "stages" in options or not isinstance(widths.get("pp"), int):
+        why = "stages are given too; keep one" if "stages" in options else "needs a pipeline width; give plan.pp"
+        raise InputError(f"options {ENDS[0]}, {ENDS[1]}: {why}")
+    return {"stages": stages_with_ends(layers, widths["pp"], widths.get("vpp", 1), first, last)}
 
 
 def _fitting(spec: RunSpec, plan: Plan, workload: Workload, precision: str, stack: Stack, notes: list[str]) -> Plan:

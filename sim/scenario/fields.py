@@ -104,6 +104,20 @@ PLAN_OPTIONS = (
     ),
     Field("stages", "list", "layers of each chunk in model order", items="whole", low=0),
     Field(
+        "decoder_first_pipeline_num_layers",
+        "whole",
+        "layers of the first pipeline rank, the others share the rest evenly; in place of stages",
+        low=0,
+        high=MAX_WIDTH,
+    ),
+    Field(
+        "decoder_last_pipeline_num_layers",
+        "whole",
+        "the same of the last pipeline rank",
+        low=0,
+        high=MAX_WIDTH,
+    ),
+    Field(
         "mtp_before_head",
         "whole",
         "chunks between the one with the multi-token prediction layers and the last, which holds all heads; default 0",
@@ -127,6 +141,15 @@ PLAN_OPTIONS = (
 WORKLOAD_OPTIONS = (
     Field("causal", "bool", "attention computes the causal half; default true"),
     Field("imbalance", "ratio", "slowest expert rank's tokens / mean, so at least 1", low=1.0, high=1e6),
+    Field(
+        "capacity_factor",
+        "ratio",
+        "rows that every expert takes over the mean: more are dropped, fewer padded, and nobody waits for a count; in "
+        "place of imbalance",
+        ("moe_expert_capacity_factor",),
+        low=0.01,
+        high=1e6,
+    ),
     Field("mtp", "bool", "train the multi-token prediction modules"),
     Field("window", "bool", "use the model's sliding windows"),
 )

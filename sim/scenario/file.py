@@ -142,7 +142,10 @@ def with_open_plan(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def without_plan(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document with an automatic plan: what its own plan brought along goes too."""
-    layout = ("zero", "distributed_optimizer", "fsdp", "expert_tp", "recompute_layers", "stages", "mtp_before_head")
+    layout = (
+        *("zero", "distributed_optimizer", "fsdp", "expert_tp", "recompute_layers", "stages", "mtp_before_head"),
+        *("decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers"),
+    )
     out = {k: v for k, v in document.items() if k not in ("schedule", "micro_batch", "recompute")}
     out["options"] = {k: v for k, v in (document.get("options") or {}).items() if k not in layout}
     return {**out, "plan": {"auto": True}}

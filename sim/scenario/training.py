@@ -17,7 +17,7 @@ from minglm.errors import InputError
 from sim.base.fields import located, shorten
 from sim.cost.stacks import Stack
 from sim.cost.stacks import resolve as resolve_stack
-from sim.scenario.build import Run, RunSpec, build_plan, build_run, read_run
+from sim.scenario.build import ENDS, Run, RunSpec, build_plan, build_run, read_run
 from sim.scenario.defaults import with_defaults
 from sim.scenario.fields import ASSUMPTION, OPTIONS, RUN, SCENARIO, WHAT_IF
 from sim.scenario.file import canonical_document, merge, read_scenario_document, set_path, set_value
@@ -118,7 +118,7 @@ def load_document(path: str | Path | None, changes: list[str] | None = None, **r
 def for_another_model(document: Mapping[str, Any], model: ModelSpec) -> dict[str, Any]:
     """The scenario without what is of its own model: stages, the indexer, wider expert parallelism than experts."""
     out = {k: v for k, v in document.items() if k != "attention"}
-    out["options"] = {k: v for k, v in (out.get("options") or {}).items() if k != "stages"}
+    out["options"] = {k: v for k, v in (out.get("options") or {}).items() if k not in ("stages", *ENDS)}
 
     def narrowed(plan: object) -> object:
         if not isinstance(plan, Mapping) or not isinstance(plan.get("ep"), int):

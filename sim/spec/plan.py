@@ -55,6 +55,7 @@ class Workload:
     seq: int
     causal: bool = True
     imbalance: float | None = None  # slowest expert rank's tokens / mean; None takes the stack's value
+    capacity_factor: float | None = None  # rows an expert takes over the mean: more are dropped, fewer padded
     mtp: bool = True  # train the multi-token prediction modules that the model has
     window: bool = True
 
@@ -62,6 +63,31 @@ class Workload:
     def tokens(self) -> int:
         """Tokens of one step."""
         return self.global_batch * self.seq
+
+    @property
+    def busiest(self) -> float | None:
+        """Rows of the slowest expert rank / mean; None takes the stack's value."""
+        return self.imbalance if self.capacity_factor is None else self.capacity_factor
+
+
+def stages_with_ends(layers: int, pp: int, vpp: int, first: int | None, last: int | None) -> tuple[int, ...]:
+    """Layers of each chunk in model order where the first and the last pipeline rank hold `first` and `last` of them
+    and the others the rest in equal parts (Megatron-Core's decoder_first_pipeline_num_layers).
+
+    Raises:
+        InputError: layers that do not split so, in one line.
+    """
+    inner = pp - (first is not None) - (last is not None)
+    rest = layers - (first or 0) - (last or 0)
+    per = [rest // inner if inner > 0 else 0] * pp
+    per[0] = per[0] if first is None else first
+    per[-1] = per[-1] if last is None else last
+    if sum(per) != layers or any(n % vpp for n in per):
+        raise InputError(
+            f"decoder_first_pipeline_num_layers: {layers} layers do not split over {pp} stages of {vpp} chunks with "
+            f"{per[0]} in the first and {per[-1]} in the last; give numbers that leave equal parts, or stages"
+        )
+    return tuple(n // vpp for _ in range(vpp) for n in per)
 
 
 # A plan is complete with these; what else it has is off, or as the software has it.

@@ -2,7 +2,9 @@
 
 A question's kind is the first that fits of `KINDS`. Its interval is conformal: the quantiles of measured over simulated
 time of the rows of that kind, each predicted with its stack left out of every fit (`sim.validation.fit`); a kind with
-few rows takes all rows. `coverage` tells how often such an interval, made without a row's stack, holds the row.
+few rows takes all rows. A stack's rows err alike, and a question is of a stack not seen: so one with many rows speaks
+with `FEW` of them, evenly spaced in order. `coverage` tells how often such an interval, made without a row's stack,
+holds the row.
 
     python -m sim.validation.coverage --write    # data/left_out.yaml, which intervals are read from
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from minglm import atomic, datafiles
@@ -24,7 +26,7 @@ from sim.validation.fit import UNMOVED, cross_validate
 from sim.validation.rows import MeasuredRow, read_rows
 
 KINDS = ("ascend", "more than 4,096 chips", "long context", "moe", "fp8", "dense")
-FEW = 10  # rows under which a kind's own errors say too little
+FEW = 10  # rows under which a kind's own errors say too little, and the most that one stack speaks with
 LONG, MANY = 32_768, 4_096
 SHARES = (0.5, 0.8)
 
@@ -68,10 +70,16 @@ def left_out(rows: Iterable[MeasuredRow]) -> list[LeftOut]:
     return out
 
 
+def held_rows() -> dict[str, list[MeasuredRow]]:
+    """The rows of each file of data/published_runs/held_out: nothing is fitted on them."""
+    files = datafiles.catalogue("published_runs/held_out", ".yaml").items()
+    return {name: [row for row in read_rows([file]) if isinstance(row, MeasuredRow)] for name, file in files}
+
+
 def all_rows() -> list[MeasuredRow]:
     """The rows of data/published_runs and of its held_out folder."""
-    held = datafiles.catalogue("published_runs/held_out", ".yaml").values()
-    return [row for row in [*read_rows(), *read_rows(held)] if isinstance(row, MeasuredRow)]
+    own = [row for row in read_rows() if isinstance(row, MeasuredRow)]
+    return [*own, *(row for rows in held_rows().values() for row in rows)]
 
 
 @functools.cache
@@ -90,10 +98,22 @@ def interval(factors: Sequence[float], share: float) -> tuple[float, float]:
     return ordered[max(low, 1) - 1], ordered[min(high, n) - 1]
 
 
+def spoken(rows: Iterable[LeftOut]) -> list[float]:
+    """The factors that an interval is made of: of each stack all, or `FEW` evenly spaced in order."""
+    by_stack: dict[str, list[float]] = {}
+    for row in rows:
+        by_stack.setdefault(row.stack, []).append(row.factor)
+    out = []
+    for factors in by_stack.values():
+        ordered, n = sorted(factors), len(factors)
+        out += ordered if n <= FEW else [ordered[(2 * i + 1) * n // (2 * FEW)] for i in range(FEW)]
+    return out
+
+
 def of_kind(rows: Sequence[LeftOut], kind: str) -> list[float]:
-    """The factors of a kind, or of all kinds where it has fewer than `FEW`."""
-    own = [row.factor for row in rows if row.kind == kind]
-    return own if len(own) >= FEW else [row.factor for row in rows]
+    """The factors of a kind, or of all kinds where it has fewer than `FEW` rows."""
+    own = [row for row in rows if row.kind == kind]
+    return spoken(own if len(own) >= FEW else rows)
 
 
 def coverage(rows: Sequence[LeftOut]) -> dict[str, Any]:
@@ -136,11 +156,11 @@ def left_out_factors(kind: str) -> tuple[float, ...]:
 
 def as_text(rows: Iterable[LeftOut]) -> str:
     """The content of data/left_out.yaml."""
-    by_kind: Mapping[str, list[float]] = {kind: [] for kind in KINDS}
-    for row in rows:
-        by_kind[row.kind].append(row.factor)
+    rows = list(rows)
+    by_kind = {kind: spoken(row for row in rows if row.kind == kind) for kind in KINDS}
     lines = [
         "# Measured over simulated step time of rows whose software stack was left out of every fit, by kind.",
+        f"# A stack with more than {FEW} rows of a kind speaks with {FEW} of them, evenly spaced in order.",
         "# Written by `python -m sim.validation.coverage --write`; do not edit by hand.",
     ]
     lines += [f"{kind}: [{', '.join(f'{v:.4f}' for v in sorted(some))}]" for kind, some in by_kind.items()]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sim.cost.stacks import read_fitted
-from sim.validation.coverage import KINDS, LeftOut, all_left_out, coverage
+from sim.validation.coverage import KINDS, LeftOut, all_left_out, coverage, held_rows
 from sim.validation.rows import MeasuredRow, read_rows
 
 FEWEST = 3  # rows that make a group
@@ -24,19 +24,26 @@ def _errors(rows: Iterable[LeftOut]) -> list[float]:
 def summary() -> dict[str, Any]:
     """Left-out errors of the published rows and of those held out, by group and kind, with the coverage.
 
-    Returns: left_out and held_out (mean absolute errors of time, stack left out), rows, held_out_rows, groups and
-    held_out_groups (stack on chip → rows, error; `FEWEST` rows at least, worst first), kinds (kind → rows, error),
-    coverage (see `sim.validation.coverage`), scalars (family → value, rows fitted on), seconds.
+    Returns: left_out and held_out (mean absolute errors of time, stack left out), rows, held_out_rows, held_out_files
+    (file → rows, error), groups and held_out_groups (stack on chip → rows, error; `FEWEST` rows at least, worst first),
+    kinds (kind → rows, error), coverage (see `sim.validation.coverage`), scalars (family → value, rows fitted on),
+    seconds.
     """
     begun = time.perf_counter()
     own = {row.id for row in read_rows() if isinstance(row, MeasuredRow)}
     rows = all_left_out()
     published, held = ([row for row in rows if (row.id in own) is ours] for ours in (True, False))
+    files = {row.id: name for name, some in held_rows().items() for row in some}
     return {
         "left_out": _mean(_errors(published)),
         "rows": len(published),
         "held_out": _mean(_errors(held)),
         "held_out_rows": len(held),
+        "held_out_files": {
+            name: {"rows": len(some), "error": _mean(_errors(some))}
+            for name in sorted(set(files.values()))
+            if (some := [row for row in held if files[row.id] == name])
+        },
         "groups": _groups(published),
         "held_out_groups": _groups(held),
         "kinds": {
@@ -83,6 +90,7 @@ def summary_text(result: Mapping[str, Any]) -> str:
     lines = [
         f"stack left out, {result['rows']} published rows: mean absolute error {result['left_out']:.2%}",
         f"stack left out, {result['held_out_rows']} rows held out of every fit: {result['held_out']:.2%}",
+        "  by file: " + "  ".join(f"{k} {v['error']:.1%} ({v['rows']})" for k, v in result["held_out_files"].items()),
         "",
         "by kind: " + "  ".join(f"{k} {v['error']:.1%} ({v['rows']})" for k, v in result["kinds"].items()),
         "",

@@ -10,7 +10,9 @@ import re
 from typing import Any
 
 from minglm.errors import InputError
+from sim.base.fields import located
 from sim.scenario.launch.arguments import Arguments, Launch
+from sim.spec.plan import stages_with_ends
 
 # Neither time nor memory of a step: files, logs, learning, numerics, the launcher's own.
 IGNORED = re.compile(
@@ -29,11 +31,6 @@ IGNORED = re.compile(
     r"num-layers-at|accumulate-allreduce|make-vocab|main-params|exp-avg-sq|hidden-dropout-|moe-layer-recompute-|"
     r"fsdp-double-buffer|use-nccl-ub)"
 )
-_OUTSIDE = {  # of the model or the method: nothing here says what they would cost
-    "encoder-num-layers": "an encoder",
-    "num-distillation": "distillation",
-    "moe-expert-capacity-factor": "a capacity factor: tokens are dropped",
-}
 
 
 def read(values: dict[str, Any], where: str) -> Launch:
@@ -256,13 +253,21 @@ def _switches(a: Arguments, out: Launch) -> None:
     o["optimizer"] = a.choice(
         "optimizer", table={"adam": "adam", "muon": "muon", "dist_muon": "muon"}, becomes="options.optimizer"
     )
+    _dispatch(a, o)
+    _stages(a, out)
+    out.options = {k: v for k, v in o.items() if v is not None}
+
+
+def _dispatch(a: Arguments, o: dict[str, Any]) -> None:
+    """How tokens reach their experts."""
     a.choice("moe-token-dispatcher-type", table={"alltoall": None, "flex": None}, becomes="options.dedup")
     copies = {"deepep": True, "hybridep": True}  # one of a token a node
     once = a.choice("moe-flex-dispatcher-backend", table=copies, becomes="options.dedup")
     if a.flag("moe-enable-deepep", becomes="options.dedup") or once:
         o["dedup"] = True
-    _stages(a, out)
-    out.options = {k: v for k, v in o.items() if v is not None}
+    if a.flag("moe-pad-expert-input-to-capacity", becomes="options.capacity_factor"):
+        # without padding tokens are dropped and counted all the same: that is refused
+        o["capacity_factor"] = a.number("moe-expert-capacity-factor", becomes="options.capacity_factor")
 
 
 def _stages(a: Arguments, out: Launch) -> None:
@@ -289,16 +294,8 @@ def _stages(a: Arguments, out: Launch) -> None:
         if ahead:
             out.options["mtp_before_head"] = ahead
     elif first is not None or last is not None:
-        inner = pp - (first is not None) - (last is not None)
-        rest = layers - (first or 0) - (last or 0)
-        per = [rest // inner if inner else 0] * pp
-        per[0], per[-1] = (per[0] if first is None else first), (per[-1] if last is None else last)
-        if sum(per) != layers or any(n % vpp for n in per):
-            raise InputError(
-                f"{a.label('decoder-first-pipeline-num-layers')}: {layers} layers do not split over {pp} stages of "
-                f"{vpp} chunks with {per[0]} in the first and {per[-1]} in the last"
-            )
-        out.options["stages"] = [n // vpp for _ in range(vpp) for n in per]
+        with located(a.label("decoder-first-pipeline-num-layers")):
+            out.options["stages"] = list(stages_with_ends(layers, pp, vpp, first, last))
     elif embedding or loss:
         n = pp * vpp
         each = (layers + embedding + loss) // n

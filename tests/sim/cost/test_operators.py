@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from sim.cost.operators import OperatorTrace, ParallelContext, Style, vocabulary
+from sim.cost.operators_attention import core_attention
 from sim.cost.operators_layer import record_layer
 from sim.cost.operators_moe import expected_places, moe_ffn
 from sim.cost.optimizer import optimizer_ops
@@ -215,3 +216,22 @@ def test_muon_takes_fixed_seconds_by_who_repeats_the_work():
     assert distributed / repeated == pytest.approx(356 / 632, rel=0.01)
     assert owned / repeated == pytest.approx(157 / 632, rel=0.01)
     assert seconds("owned", 1) == seconds("repeated", 1)  # nobody to share with
+
+
+def test_ring_attention_runs_at_the_length_of_a_ranks_rows_and_merges_its_steps():
+    S, cp, heads, kv, width = 32_768, 4, 8.0, 2.0, 128.0
+
+    def traced(kind, cp=cp):
+        trace = OperatorTrace(Style(cp=kind))
+        core_attention(trace, ParallelContext(1, S, cp=cp), heads, kv, width, width)
+        return trace
+
+    ring, gather = traced("ring"), traced("gather")
+    assert ring.forward[0].flops == gather.forward[0].flops  # the causal half either way
+    assert (ring.forward[0].m, gather.forward[0].m) == (S / cp, pytest.approx(S, rel=1e-4))
+    assert ring.forward[0].kernels == cp and len(gather.forward) == 1
+    merge, back = ring.forward[1], ring.backward_input[1]
+    rows = S / cp
+    assert merge.bytes == 0.75 * (cp - 1) * rows * heads * width * 6  # read a piece, read and write the sum, bf16
+    assert back.bytes == 0.75 * (cp - 1) * rows * (heads + 2 * kv) * width * 6  # gradients of queries, keys, values
+    assert [op.name for op in traced("ring", 1).forward] == ["flash"]

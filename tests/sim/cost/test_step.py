@@ -125,6 +125,20 @@ def test_what_a_partial_graph_replays_waits_for_nobody():
     assert waits - runs_ahead == pytest.approx(late) and late > 0
 
 
+def test_experts_padded_to_a_capacity_wait_for_no_count():
+    model, plan = load_model("qwen3_30b_a3b"), Plan(dp=8, ep=8, micro_batch=1, zero=1)
+    waits = load_stack("megatron-bridge-25.09")
+    ahead = with_changes(waits, expert_sync=False)
+    even, padded = Workload(64, 4096, imbalance=1.0), Workload(64, 4096, capacity_factor=1.0)
+
+    def took(work, stack):
+        return seconds(model, H100, plan, work, "bf16", stack)
+
+    assert took(padded, waits) == took(padded, ahead) == took(even, ahead) < took(even, waits)
+    twice = Workload(64, 4096, capacity_factor=2.0)
+    assert took(twice, waits) == took(Workload(64, 4096, imbalance=2.0), ahead) > took(padded, waits)
+
+
 def test_the_constant_of_a_step_is_the_slowest_hosts():
     stack = load_stack("generic")
     assert stack.overhead_s(8) == stack.fixed_s

@@ -6,7 +6,7 @@ import pytest
 
 from minglm.errors import InputError
 from sim.spec.model_loader import load_model
-from sim.spec.plan import Plan, Workload, check
+from sim.spec.plan import Plan, Workload, check, stages_with_ends
 
 LLAMA, DSV3, PANGU = load_model("llama3_405b"), load_model("deepseek_v3"), load_model("pangu_ultra_135b")
 
@@ -131,3 +131,12 @@ def test_no_chunk_has_fewer_than_no_layers():
                     dealt = Plan(pp=pp, mtp_before_head=ahead).chunk_layers(layers, depth)
                     assert min(dealt) >= 0 and sum(dealt) == layers and len(dealt) == pp, (layers, pp, depth, ahead)
     assert Plan(pp=2).chunk_layers(3, 3) == (3, 0)  # by hand: a last chunk with three depths and the head has no room
+
+
+def test_first_and_last_rank_may_hold_other_numbers_of_layers():
+    assert stages_with_ends(61, 4, 1, 13, 16) == (13, 16, 16, 16)
+    assert stages_with_ends(62, 4, 2, 14, None) == (7, 8, 8, 8, 7, 8, 8, 8)  # chunk i lies on rank i mod 4
+    assert stages_with_ends(32, 1, 1, 32, None) == (32,)
+    for layers, pp, vpp, first, last in ((61, 4, 1, 14, None), (62, 4, 2, 15, None), (32, 1, 1, 30, None)):
+        with pytest.raises(InputError, match="do not split"):
+            stages_with_ends(layers, pp, vpp, first, last)

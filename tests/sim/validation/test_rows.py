@@ -57,6 +57,23 @@ def test_ids_are_unique_and_fits_are_few():
     }
 
 
+def test_a_row_may_say_its_ends_and_its_experts_capacity():
+    row = {
+        "id": "x", "cluster": "dgx_h100", "chips": 64, "model": "deepseek_v3", "micro_batch": 1, "global_batch": 256,
+        "plan": {"tp": 1, "pp": 8, "dp": 8, "ep": 8}, "seq": 4096, "measured": {"seconds_per_step": 9.0},
+        "options": {"decoder_first_pipeline_num_layers": 7, "decoder_last_pipeline_num_layers": 6,
+                    "moe_expert_capacity_factor": 1.25},
+    }  # fmt: skip
+    run = rows.parse(row).run
+    assert run.plan.stages == (7, 8, 8, 8, 8, 8, 8, 6) and run.workload.busiest == 1.25
+    row["options"] |= {"stages": [8] * 7 + [5]}
+    with pytest.raises(InputError, match="row x: options decoder_first_pipeline_num_layers.*stages are given too"):
+        rows.parse(row)
+    row["options"] = {"imbalance": 1.2, "capacity_factor": 1.0}
+    with pytest.raises(InputError, match="row x: options imbalance and capacity_factor"):
+        rows.parse(row)
+
+
 def test_one_bad_row_does_not_stop_a_file(tmp_path):
     path = tmp_path / "mine.yaml"
     good = (
