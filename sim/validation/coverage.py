@@ -3,7 +3,7 @@
 A question's kind is the first that fits of `KINDS`. Its interval is conformal: the quantiles of measured over simulated
 time of the rows of that kind, each predicted with its stack left out of every fit (`sim.validation.fit`); a kind with
 few rows takes all rows. A stack's rows err alike, and a question is of a stack not seen: so one with many rows speaks
-with `FEW` of them, evenly spaced in order. `coverage` tells how often such an interval, made without a row's stack,
+with `MOST` of them, evenly spaced in order. `coverage` tells how often such an interval, made without a row's stack,
 holds the row.
 
     python -m sim.validation.coverage --write    # data/left_out.yaml, which intervals are read from
@@ -26,7 +26,8 @@ from sim.validation.fit import UNMOVED, cross_validate
 from sim.validation.rows import MeasuredRow, read_rows
 
 KINDS = ("ascend", "more than 4,096 chips", "long context", "moe", "fp8", "dense")
-FEW = 10  # rows under which a kind's own errors say too little, and the most that one stack speaks with
+FEW = 10  # rows under which a kind's own errors say too little
+MOST = 12  # rows that one stack speaks with in an interval
 LONG, MANY = 32_768, 4_096
 SHARES = (0.5, 0.8)
 
@@ -99,14 +100,14 @@ def interval(factors: Sequence[float], share: float) -> tuple[float, float]:
 
 
 def spoken(rows: Iterable[LeftOut]) -> list[float]:
-    """The factors that an interval is made of: of each stack all, or `FEW` evenly spaced in order."""
+    """The factors that an interval is made of: of each stack all, or `MOST` evenly spaced in order."""
     by_stack: dict[str, list[float]] = {}
     for row in rows:
         by_stack.setdefault(row.stack, []).append(row.factor)
     out = []
     for factors in by_stack.values():
         ordered, n = sorted(factors), len(factors)
-        out += ordered if n <= FEW else [ordered[(2 * i + 1) * n // (2 * FEW)] for i in range(FEW)]
+        out += ordered if n <= MOST else [ordered[(2 * i + 1) * n // (2 * MOST)] for i in range(MOST)]
     return out
 
 
@@ -160,7 +161,7 @@ def as_text(rows: Iterable[LeftOut]) -> str:
     by_kind = {kind: spoken(row for row in rows if row.kind == kind) for kind in KINDS}
     lines = [
         "# Measured over simulated step time of rows whose software stack was left out of every fit, by kind.",
-        f"# A stack with more than {FEW} rows of a kind speaks with {FEW} of them, evenly spaced in order.",
+        f"# A stack with more than {MOST} rows of a kind speaks with {MOST} of them, evenly spaced in order.",
         "# Written by `python -m sim.validation.coverage --write`; do not edit by hand.",
     ]
     lines += [f"{kind}: [{', '.join(f'{v:.4f}' for v in sorted(some))}]" for kind, some in by_kind.items()]

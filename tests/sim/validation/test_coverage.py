@@ -12,7 +12,7 @@ from sim.cli.main import main
 from sim.report import errors
 from sim.spec.hardware import load_chip
 from sim.validation import coverage, summary
-from sim.validation.coverage import FEW, KINDS, LeftOut, interval, kind_of, left_out_factors
+from sim.validation.coverage import FEW, KINDS, MOST, LeftOut, interval, kind_of, left_out_factors
 
 
 def test_a_conformal_interval_holds_its_share_of_new_errors():
@@ -43,12 +43,12 @@ def test_a_kind_with_few_rows_takes_all():
 def test_a_stack_with_many_rows_speaks_with_few_of_them():
     one, other = (
         [LeftOut(f"{stack}{i}", "dense", stack, "H100", factor + i / 1000) for i in range(n)]
-        for stack, n, factor in (("a", 3 * FEW, 1.0), ("b", 3, 2.0))
+        for stack, n, factor in (("a", 3 * MOST, 1.0), ("b", 3, 2.0))
     )
     known = coverage.spoken(one + other)
-    assert len(known) == FEW + 3 and sum(f >= 2.0 for f in known) == 3
-    middles = [1.0 + (1 + 3 * i) / 1000 for i in range(FEW)]  # the middle one of every three
-    assert known[:FEW] == pytest.approx(middles)
+    assert len(known) == MOST + 3 and sum(f >= 2.0 for f in known) == 3
+    middles = [1.0 + (1 + 3 * i) / 1000 for i in range(MOST)]  # the middle one of every three
+    assert known[:MOST] == pytest.approx(middles)
 
 
 @pytest.fixture(scope="module")
