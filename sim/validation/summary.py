@@ -42,7 +42,7 @@ def summary() -> dict[str, Any]:
         "held_out_files": {
             name: {"rows": len(some), "error": _mean(_errors(some))}
             for name in sorted(set(files.values()))
-            if (some := [row for row in held if files[row.id] == name])
+            if (some := [row for row in held if files.get(row.id) == name])
         },
         "groups": _groups(published),
         "held_out_groups": _groups(held),
