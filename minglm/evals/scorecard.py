@@ -94,7 +94,7 @@ def scorecard(
         rows.append(dataclasses.replace(long, name=f"{long.name}, {twice:,} tokens"))
     for skill in skills.SKILLS:
         say(f"skill: {skill}")
-        rows += _skill(model, tokenizer, skill, count, seed, mode)
+        rows.append(_skill(model, tokenizer, skill, count, seed, mode))
     # Chat training bends a model away from plain text: that is asked of the stage before it.
     text_stages = [(f, r) for f, r in zip(folders, trained, strict=True) if r.stage != "sft"]
     reader = model
@@ -166,29 +166,11 @@ def _recall(model, tokenizer, form: str, facts: int, count: int, length: int, se
     return Row("recall", name, right, count, rules)
 
 
-def _skill(model, tokenizer, skill: str, count: int, seed: int, mode: str) -> list[Row]:
+def _skill(model, tokenizer, skill: str, count: int, seed: int, mode: str) -> Row:
     examples = skills.problems(skill, count, seed)
-    right = skills.ask(model, tokenizer, skill, examples, mode)
-    groups: dict[str, list[int]] = {skill: list(range(len(examples)))}
-    if skill == "sums":
-        groups = {f"sums, {c}": [] for c in ("no carry", "carry")}
-        for i, e in enumerate(examples):
-            groups[f"sums, {skills.carries(e)}"].append(i)
-    return [
-        Row(
-            "skill",
-            name,
-            sum(right[i] for i in part),
-            len(part),
-            {rule: sum(skills.by_rule(skill, rule, examples[i]) for i in part) / len(part) for rule in _rules(skill)},
-        )
-        for name, part in groups.items()
-        if part
-    ]
-
-
-def _rules(skill: str) -> list[str]:
-    return list(skills.SKILLS[skill].rules)
+    right = sum(skills.ask(model, tokenizer, skill, examples, mode))
+    rules = {r: sum(skills.by_rule(skill, r, e) for e in examples) / len(examples) for r in skills.SKILLS[skill].rules}
+    return Row("skill", skill, right, len(examples), rules)
 
 
 def _stories(model, tokenizer, count: int, seed: int, mode: str) -> list[Row]:

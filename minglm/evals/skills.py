@@ -1,7 +1,7 @@
 """Skills that can be checked: questions of the tiny world that training never showed, beside trivial rules.
 
     copy, reverse     three words
-    sums              two-digit numbers, worked digit by digit; by whether something is carried
+    sums              two-digit numbers, worked digit by digit: those that carry nothing, and those that carry
     compare           the larger or smaller of two numbers
     facts             a resident's job, town, pet, food or colour, in a wording that training never used for it
     refusal           a full name that training never showed: one does not know them
@@ -57,6 +57,19 @@ def _numbers(question: str) -> list[str]:
     return re.findall(r"\d+", question)
 
 
+def _two_digits(example: Example) -> bool:
+    return len(_numbers(example.messages[0][1])[0]) == 2
+
+
+def _carries(example: Example) -> bool:
+    """Whether the units of a sum of two-digit numbers carry into the tens."""
+    a, b = _numbers(example.messages[0][1])
+    return int(a[-1]) + int(b[-1]) > 9
+
+
+_SUM_RULES = {"adding without a carry": _no_carry}
+
+
 @cache
 def commonest(kind: str) -> str:
     """The answer that training gives most often to this kind of question."""
@@ -107,7 +120,8 @@ SKILLS: dict[str, Skill] = {
         {"the words as they stand": lambda q: " ".join(_words(q)) + "."},
         lambda e: len(_words(e.messages[0][1])) == 3,
     ),
-    "sums": Skill("sums", {"adding without a carry": _no_carry}, lambda e: len(_numbers(e.messages[0][1])[0]) == 2),
+    "sums, no carry": Skill("sums", _SUM_RULES, lambda e: _two_digits(e) and not _carries(e)),
+    "sums, carry": Skill("sums", _SUM_RULES, lambda e: _two_digits(e) and _carries(e)),
     "compare": Skill(
         "compare",
         {
@@ -159,7 +173,7 @@ def problems(skill: str, count: int, seed: int = 1) -> list[Example]:
 
 def final(skill: str, answer: str) -> str:
     """The part of an answer that is judged: a sum's result behind its working, else all of it."""
-    return answer.rsplit(":", 1)[-1].strip() if skill == "sums" else answer.strip()
+    return answer.rsplit(":", 1)[-1].strip() if SKILLS[skill].kind == "sums" else answer.strip()
 
 
 def is_right(skill: str, answer: str, expected: str) -> bool:
@@ -170,12 +184,6 @@ def is_right(skill: str, answer: str, expected: str) -> bool:
         except ValueError:
             return False
     return final(skill, answer) == final(skill, expected)
-
-
-def carries(example: Example) -> str:
-    """Where a sum carries: "no carry", "carry"."""
-    a, b = _numbers(example.messages[0][1])
-    return "carry" if int(a[-1]) + int(b[-1]) > 9 else "no carry"
 
 
 def by_rule(skill: str, rule: str, example: Example) -> bool:

@@ -40,13 +40,16 @@ def step_tree(s: Scenario, p: Point) -> Tree:
         _node("waiting for messages", sum(messages.values()), _sorted(messages)),
         _node("waiting for the host, less what paired micro-batches hide", mean - sum(classes.values())),
     ]
+    idle = [
+        _node("uneven ranks: the busiest works on", busiest - mean),
+        _node("schedule: the busiest is idle too", r.pipeline_s - busiest),
+    ]
     return _node(
         "step",
         r.step_s,
         [
             _node("work of an average rank", mean, work),
-            _node("imbalance: the busiest rank beyond the average", busiest - mean),
-            _node("pipeline bubble: the busiest rank idle", r.pipeline_s - busiest),
+            _node("pipeline bubble: an average rank idle", r.pipeline_s - mean, idle),
             _node("gradient reduction that nothing hides", r.grad_exposed_s),
             _node("parameter gather", costs.param_gather_s),
             _node("optimizer", r.step_s - r.pipeline_s - r.grad_exposed_s - costs.param_gather_s - costs.fixed_s),

@@ -224,7 +224,7 @@ def test_eval_commands_on_a_tiny_model(tiny, capsys):
         main.main(["eval", "pass", "--checkpoint", str(folder / "sft"), "--problems", "1", "--samples", "2", "--json"])
         == 0
     )
-    tasks = {"lookup", "copy", "reverse", "sums", "compare", "facts", "refusal", "cards"}
+    tasks = {"lookup", "copy", "reverse", "sums, carry", "sums, no carry", "compare", "facts", "refusal", "cards"}
     assert set(json.loads(capsys.readouterr().out)["tasks"]) == tasks
     assert (
         main.main(
