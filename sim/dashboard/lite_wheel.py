@@ -31,6 +31,7 @@ MINGLM = (
     "runtime/ray.py",
     "runtime/run_folder.py",
     "runtime/run_lock.py",
+    "runtime/switch.py",
     "rl/__init__.py",
     "rl/policy.py",
 )
@@ -58,7 +59,7 @@ def sources() -> dict[str, bytes]:
         f"sim/{p.relative_to(ours).as_posix()}": p.read_bytes()
         for p in sorted([*ours.rglob("*.py"), *ours.glob("*/static/*")])
     }
-    out |= {f"minglm/{name}": (theirs / name).read_bytes() for name in MINGLM if (theirs / name).is_file()}
+    out |= {f"minglm/{name}": (theirs / name).read_bytes() for name in MINGLM}
     for name in DATA:
         place = datafiles.data(name)
         for p in (

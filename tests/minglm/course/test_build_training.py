@@ -186,12 +186,13 @@ def test_the_recorded_run_of_notebook_05_is_its_own_recipe():
     import json
 
     from minglm import datafiles
+    from minglm.training import recipe
     from minglm.training.recipe import Recipe
 
     book = json.loads(datafiles.notebooks("learn", "05_train_it.ipynb").read_text(encoding="utf-8"))
     source = next(s for c in book["cells"] if "pretrain = Recipe(" in (s := "".join(c["source"])))
-    space = {"pick": lambda full, smoke: full, "Recipe": Recipe, "recipes": __import__("minglm.training.recipe")}
-    exec(source[: source.index("print(")], space)
+    space = {"pick": lambda full, smoke: full, "Recipe": Recipe, "recipes": recipe}
+    exec(source, space)
     assert space["pretrain"] == Recipe(**record_curves.PRETRAIN)
 
 
