@@ -17,7 +17,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -38,7 +38,7 @@ class Skill:
     """Where its problems come from, which of them count, and the rules beside it."""
 
     kind: str  # of conversation
-    rules: dict[str, Callable[[str], str]]  # name → answer to a question
+    rules: Mapping[str, Callable[[str], str]]  # name → answer to a question
     wanted: Callable[[Example], bool] = lambda example: True
     turns: int = 1
 

@@ -88,7 +88,7 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
         (
             "bubble",
             f"{s['bubble_fraction']:.1%}",
-            f"of pipeline time an average rank is idle, {s['bubble_overhead']:.1%} of its busy time; `explain` says why",
+            f"of pipeline time an average rank is idle, {s['bubble_overhead']:.1%} of its busy time; why: `explain`",
         ),
         (
             "throughput",

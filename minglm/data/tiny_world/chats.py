@@ -14,7 +14,7 @@ from minglm.data.tiny_world.vocabulary import tokenizer
 from minglm.errors import InputError, nearest
 
 TASKS = (*KINDS_WITH_ANSWERS, "needles")
-_FORM_WEIGHTS = {"plain": 0.7, "several": 0.1, "hop": 0.1, "absent": 0.1}
+_FORM_WEIGHTS = {"plain": 0.7, "several": 0.05, "hop": 0.1, "absent": 0.15}
 _MOST_TURNS = 4
 _LEAST_PASSAGE = 64  # tokens
 _TURN = 24  # tokens of another question about a passage with its answer, at most
@@ -26,8 +26,9 @@ class TinyWorldChats:
     """Conversations packed into rows; each sees itself alone and the loss counts its answers.
 
     Args:
-        tasks: kind of conversation → share of the tokens, about; `needles` hides one to eight facts in a story as long
-            as the row has room for, `file` takes from `conversations`.
+        tasks: kind of conversation → share of the draws that fill a row; `file` takes from `conversations`. `needles`
+            is the share of rows that open with a passage, one to eight facts hidden in a story: what opens a row has
+            room for distances that the last of a row never has. Alone, it fills the rows.
         validation: conversations that training does not draw, held-out combinations included.
     """
 
@@ -46,12 +47,16 @@ class TinyWorldChats:
                 raise InputError(f"tasks key {task!r}: not one of {', '.join(sorted(known))}{nearest(task, known)}")
             if isinstance(share, bool) or not isinstance(share, (int, float)) or share < 0:
                 raise InputError(f"tasks: share of {task} = {share!r}: must be a number of at least 0; give 0.1")
+        if tasks.get("needles", 0) > 1:
+            raise InputError(f"tasks: share of needles = {tasks['needles']!r}: a share of rows, at most 1; give 1")
         if not sum(tasks.values()):
             raise InputError(
                 f"tasks={dict(tasks)!r}: something must have a share; for example {{codes: 0.5, copy: 0.5}}"
             )
         self.batch_size, self.seq_len, self.seed = batch_size, seq_len, seed
-        self.tasks, self.shares = list(tasks), list(tasks.values())
+        others = {task: share for task, share in tasks.items() if task != "needles" and share}
+        self.tasks, self.shares = list(others) or ["needles"], list(others.values()) or [1.0]
+        self.passages = tasks.get("needles", 0.0)
         self.conversations, self.validation = list(conversations or []), validation
 
     def batch(self, step: int) -> Batch:
@@ -64,7 +69,8 @@ class TinyWorldChats:
         parts: list[Part] = []
         room = self.seq_len + 1
         while True:
-            task = rng.choices(self.tasks, self.shares)[0]
+            opens = not parts and rng.random() < self.passages
+            task = "needles" if opens else rng.choices(self.tasks, self.shares)[0]
             part = self._part(task, rng, room)
             if part is None or len(part[0]) > room:
                 if not parts and part:  # one conversation longer than a row keeps its end, the answer

@@ -64,6 +64,27 @@ def test_a_passage_is_asked_for_several_of_its_facts_and_each_answer_stands_in_i
     assert set(turns) == {1, 2, 3, 4} and len(turns) > 30
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_rows_opens_with_a_passage_and_some_fill_theirs(share):
+    chats, t = TinyWorldChats(1, 640, {"needles": share, "copy": 1.0}, seed=5), vocabulary.tokenizer()
+    lengths = []
+    for step in range(200):
+        tokens, _, start = (x[0] for x in chats.batch(step))
+        first = tokens[start == start[0]].tolist()
+        if "Now tell me." in t.decode(first):
+            lengths.append(len(first))
+        assert "Now tell me." not in t.decode(tokens[start != start[0]].tolist())  # a passage stands first or nowhere
+    expected = 200 * share  # binomial: three standard deviations
+    assert abs(len(lengths) - expected) <= 3 * (expected * (1 - share)) ** 0.5
+    if share == 1.0:  # the larger of two draws, 64 to about 545 tokens, lies above 480 in 1 - (416 / 481)² of the rows
+        assert sum(n > 480 for n in lengths) / len(lengths) == pytest.approx(0.25, abs=0.1)
+
+
+def test_a_share_of_rows_above_one_is_refused():
+    with pytest.raises(InputError, match="share of needles = 2.0: a share of rows"):
+        TinyWorldChats(1, 320, {"needles": 2.0, "copy": 1.0})
+
+
 def test_a_small_run_goes_through_pairs_and_documents_and_resumes(tmp_path):
     whole = recipe(steps=6, pairs_steps=2, pairs_grow_steps=1, checkpoint_every=3, val_every=3, val_batches=1)
     one = train(whole, tmp_path / "one", progress=False)
