@@ -113,7 +113,7 @@ DATA = {
     "left_out.yaml": "errors of measured runs with their software stack left out, by kind of question",
     "measured": "measured kernels and collectives by shape and chip, with their licences",
     "models": "model shapes: Hugging Face `config.json`, or plain dimensions in YAML",
-    "money.yaml": "what a cluster costs beside its chips: power, staff, overheads",
+    "currency_and_carbon.yaml": "what a cluster costs beside its chips: power, staff, overheads",
     "published_runs": "measured training runs, with a JSON Schema for your own",
     "recipes": "training stages of the toy; RL in `rl/`, the speedrun's entries and the capstone's designs in folders",
     "reference": "recorded results of our own long runs and benches, with their seeds",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from minglm import datafiles
 from minglm.errors import InputError, nearest
-from minglm.rl.policy import MODES, Policy
+from minglm.rl.modes import MODES, Policy
 from minglm.settings import MOST_SEED, BaseSettings, nonzero, read_yaml, setting, whole_numbers
 
 # As in minglm.rl.objectives, which needs torch; a test compares the two.

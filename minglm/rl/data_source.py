@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from minglm.errors import InputError
 from minglm.rl.config import Settings
 from minglm.rl.messages import Routes
-from minglm.rl.policy import PartialBuffer
+from minglm.rl.modes import PartialBuffer
 from minglm.rl.tasks import Problem
 
 

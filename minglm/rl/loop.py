@@ -1,6 +1,6 @@
 """The coordinator of an RL run: hands out groups, gathers samples, gives rewards, feeds the trainer, passes weights on.
 
-It asks `minglm.rl.policy` what may happen next and computes nothing itself (no torch here), so all five modes are this
+It asks `minglm.rl.modes` what may happen next and computes nothing itself (no torch here), so all five modes are this
 one loop. Three parts know what their side of the run holds: `RolloutPool` the groups in flight, `WeightSync` the
 weights on their way, `TrainerClient` what the trainer was told. What they hold survives any worker. If the coordinator
 itself dies, the same command goes on from the checkpoint, and the journal gives back the samples that finished after
@@ -37,7 +37,7 @@ from minglm.rl.messages import (
     WeightsRefused,
     unexpected,
 )
-from minglm.rl.policy import Status
+from minglm.rl.modes import Status
 from minglm.rl.recorder import MetricsRecorder
 from minglm.rl.rewards import RewardManager, RewardTask
 from minglm.rl.rollout_pool import RolloutPool

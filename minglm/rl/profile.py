@@ -50,7 +50,7 @@ from minglm.inference.request import Request
 from minglm.model.model import Model
 from minglm.rl.config import Settings, load
 from minglm.rl.messages import Abort, StepDone, Train, TrainGroup, TrainSample, UpdateWeights, to_wire
-from minglm.rl.policy import train_load
+from minglm.rl.modes import train_load
 from minglm.rl.trainer import Trainer
 from minglm.rl.worker import RolloutWorker
 

@@ -49,8 +49,8 @@ from minglm.rl.messages import (
     WeightsPublished,
     unexpected,
 )
+from minglm.rl.modes import micro_batches
 from minglm.rl.objectives import Clip, counted, group_advantages, objective
-from minglm.rl.policy import micro_batches
 from minglm.rl.worker import write_weights
 from minglm.training import checkpoint
 from minglm.training.optim import MuonAdamW

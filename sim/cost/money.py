@@ -2,7 +2,7 @@
 
 Whoever trains pays for the whole cluster while it is held, spares and lost hours included. Rent is chip-hours ×
 price. Ownership is the system's price spread over its years at a utilisation, interest, electricity × PUE, staff and
-storage. All in the currency of `data/money.yaml`; prices in RMB were converted at its rate
+storage. All in the currency of `data/currency_and_carbon.yaml`; prices in RMB were converted at its rate
 (`sim.base.units.RMB_PER_USD`). Ranges take every input at its low, or at its high end.
 """
 
@@ -68,8 +68,8 @@ class Range:
 
 @functools.cache
 def money() -> dict[str, Figure]:
-    """Figures of `data/money.yaml`: carbon of electricity, network's and storage's share of a system."""
-    document = read_mapping(datafiles.data("money.yaml"))
+    """Figures of `data/currency_and_carbon.yaml`: carbon of electricity, network's and storage's share of a system."""
+    document = read_mapping(datafiles.data("currency_and_carbon.yaml"))
     dimensions = {"carbon_kg_per_kwh": "carbon_per_kwh", "network_share": "ratio", "storage_share": "ratio"}
     return {k: figure(document[k], dimension, f"money.{k}") for k, dimension in dimensions.items()}
 

@@ -33,7 +33,7 @@ MINGLM = (
     "runtime/run_lock.py",
     "runtime/switch.py",
     "rl/__init__.py",
-    "rl/policy.py",
+    "rl/modes.py",
 )
 DATA = (
     "chips",
@@ -43,7 +43,7 @@ DATA = (
     "published_runs",
     "scenarios",
     "serving",
-    "money.yaml",
+    "currency_and_carbon.yaml",
     "stacks.yaml",
     "fitted.yaml",
     "left_out.yaml",

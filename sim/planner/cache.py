@@ -25,7 +25,7 @@ FACTS = (
     "models",
     "measured",
     "published_runs",
-    *("stacks.yaml", "fitted.yaml", "money.yaml", "left_out.yaml", "huggingface_defaults.json"),
+    *("stacks.yaml", "fitted.yaml", "currency_and_carbon.yaml", "left_out.yaml", "huggingface_defaults.json"),
 )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minglm.errors import InputError
-from minglm.rl.policy import OVERLAPPED, Policy
+from minglm.rl.modes import OVERLAPPED, Policy
 from sim.rollout.build_lengths import build_lengths
 from sim.rollout.build_rates import build_engine_speed, update_seconds
 from sim.rollout.case import Case

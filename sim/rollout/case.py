@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from minglm.errors import InputError
-from minglm.rl.policy import Policy, train_load
+from minglm.rl.modes import Policy, train_load
 from sim.rollout.engine import DecodeCurve
 from sim.rollout.lengths import Lengths
 

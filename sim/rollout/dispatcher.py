@@ -13,7 +13,7 @@ from typing import cast
 
 import simpy
 
-from minglm.rl.policy import PartialBuffer, Policy, Status
+from minglm.rl.modes import PartialBuffer, Policy, Status
 from sim.rollout.case import Case
 from sim.rollout.collector import Collector
 from sim.rollout.engine import Engine, Trajectory

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from minglm.errors import InputError
-from minglm.rl.policy import MODES
+from minglm.rl.modes import MODES
 from sim.base.fields import Field, Section
 from sim.base.units import parse
 from sim.rollout.lengths import EXPLAINED

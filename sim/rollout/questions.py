@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from minglm.errors import InputError
-from minglm.rl.policy import OVERLAPPED, Policy
+from minglm.rl.modes import OVERLAPPED, Policy
 from sim.cost.money import Range, costs
 from sim.rollout.case import Case
 from sim.rollout.metrics import compare

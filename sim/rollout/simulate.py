@@ -1,11 +1,11 @@
 """Asynchronous RL on a cluster: rollout engines, a data buffer, a trainer, weight syncs (SimPy).
 
-The rules are `minglm.rl.policy.Policy`, the ones that the real loop obeys: who may start, when a batch is ready, what
+The rules are `minglm.rl.modes.Policy`, the ones that the real loop obeys: who may start, when a batch is ready, what
 is too stale. This room adds time: engines decode at rates that depend on batch and cache (`sim.rollout.engine`), the
 trainer takes seconds per token, a weight sync takes seconds. One event per completion, none per token, so that half a
 million trajectories on three thousand engines take seconds of one core.
 
-    >>> from minglm.rl.policy import Policy
+    >>> from minglm.rl.modes import Policy
     >>> from sim.rollout.engine import DecodeCurve
     >>> from sim.rollout.lengths import Lengths
     >>> curve = DecodeCurve(((1, 0.01), (16, 0.02)))

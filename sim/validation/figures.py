@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from minglm import plots
-from sim.validation.single_node import summary
+from sim.validation.csv_tables import summary
 
 _UNITS = {
     "seconds_per_step": ("s/step", 2),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minglm.errors import InputError
-from minglm.rl.policy import train_load
+from minglm.rl.modes import train_load
 from sim.base.documents import read_document
 from sim.rollout.engine import DecodeCurve
 from sim.rollout.lengths import read_log

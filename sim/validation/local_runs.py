@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minglm.rl.policy import Policy
+from minglm.rl.modes import Policy
 from sim.rollout.case import Case
 from sim.rollout.lengths import Lengths, read_log
 from sim.rollout.simulate import simulate

@@ -19,10 +19,10 @@ from typing import Any
 from minglm.errors import InputError
 from sim.base.row_kinds import UNSUPPORTED
 from sim.cost.constants import table
+from sim.validation.csv_tables import run_csv
 from sim.validation.fit import cross_validate
 from sim.validation.predict import predict, scores, speed_error
 from sim.validation.rows import MeasuredRow, UnsupportedRow, read_rows
-from sim.validation.single_node import run_csv
 
 
 def run(paths: Iterable[str | Path] | None = None, cross: bool | None = None) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def run() -> list[dict]:
     ]
     table = os.environ.get("MINGLM_VTRAIN_CSV", "")
     if table and Path(table).exists():
-        from sim.validation.single_node import run_csv
+        from sim.validation.csv_tables import run_csv
 
         spent = run_csv(table, fit=False)["evaluation_s"]
         rows.append(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 
-from minglm.rl.policy import Policy
+from minglm.rl.modes import Policy
 from sim.rollout.engine import DecodeCurve
 from sim.rollout.lengths import Lengths
 from sim.rollout.simulate import Case, simulate

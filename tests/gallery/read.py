@@ -34,7 +34,7 @@ def toy(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
-    from sim.validation.single_node import read_table
+    from sim.validation.csv_tables import read_table
 
     runs = read_table(path)
     first = runs[0]

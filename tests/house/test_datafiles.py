@@ -44,7 +44,7 @@ def test_a_checkout_has_its_folders_beside_the_packages(monkeypatch):
 def test_an_installation_has_them_inside_and_its_own_advice(installed):
     assert datafiles.root() is None
     assert (
-        datafiles.data("money.yaml") == installed / "_data" / "money.yaml"
+        datafiles.data("currency_and_carbon.yaml") == installed / "_data" / "currency_and_carbon.yaml"
         and datafiles.notebooks("learn") == installed / "_notebooks" / "learn"
     )
     assert (

@@ -11,7 +11,7 @@ from minglm import datafiles
 from minglm.cli import main as minglm_main
 from minglm.rl import config as rl_config
 from minglm.rl import log as rl_log
-from minglm.rl import policy
+from minglm.rl import modes
 from minglm.training import metrics, recipe
 from sim.cli import main as sim_main
 from sim.spec import plan
@@ -64,7 +64,7 @@ def test_every_metric_is_explained_and_no_other():
 
 
 def test_every_mode_and_schedule_is_told():
-    for name in policy.MODES:
+    for name in modes.MODES:
         assert f"`{name}`" in TEXT, name
     for name in plan.SCHEDULES:
         assert name in TEXT, name
@@ -80,8 +80,8 @@ ONLY_AS_NAMES = {
 
 
 def test_no_retired_word_is_a_flag_a_metric_a_key_or_a_choice():
-    names = set(metrics.COLUMNS) | set(rl_log.COLUMNS) | set(policy.MODES)
-    names |= {f.name for f in dataclasses.fields(policy.Policy)}
+    names = set(metrics.COLUMNS) | set(rl_log.COLUMNS) | set(modes.MODES)
+    names |= {f.name for f in dataclasses.fields(modes.Policy)}
     names |= {f.name for f in dataclasses.fields(recipe.Recipe)} | {
         f.name for f in dataclasses.fields(rl_config.Settings)
     }

@@ -39,7 +39,7 @@ CORE = {
     "minglm/data/chat.py": "tests/minglm/data/test_chat.py",
     "minglm/rl/trainer.py": "tests/minglm/rl/test_trainer.py",
     "minglm/rl/rewards.py": "tests/minglm/rl/test_rewards.py",
-    "minglm/rl/policy.py": "tests/minglm/rl/test_policy.py",
+    "minglm/rl/modes.py": "tests/minglm/rl/test_modes.py",
     "minglm/rl/objectives.py": "tests/minglm/rl/test_objectives.py",
     "minglm/quant/fp8.py": "tests/minglm/quant/test_formats.py",
     "minglm/quant/int4.py": "tests/minglm/quant/test_formats.py",

@@ -76,7 +76,7 @@ OBJECTIVES = _tests(
     "mismatch_kl_estimates_kl_of_behaviour_from_the_trainer",
 )
 POLICY = _tests(
-    "rl/test_policy.py",
+    "rl/test_modes.py",
     "weights_go_out_after_every_k_th_update",
     "what_is_too_stale_by_hand",
     "how_many_groups_may_start_by_hand",
@@ -242,7 +242,7 @@ _TABLE: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("(A < 0) & (r < 1 - clip.low)", "(A < 0) & (r > 1 + clip.high)"),
         ("mismatch_max=float(gap.abs().max())", "mismatch_max=float(gap.max())"),
     ],
-    ("rl/policy.py", POLICY): [
+    ("rl/modes.py", POLICY): [
         # pushes one update early
         ("return updates % (self", "return (updates + 1) % (self"),
         ("version - oldest_version > self", "version - oldest_version >= self"),

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minglm.rl.policy import Policy
+from minglm.rl.modes import Policy
 from sim.rollout.engine import DecodeCurve, synchronous_makespan
 from sim.rollout.lengths import Lengths
 from sim.rollout.simulate import Case, simulate

@@ -16,7 +16,7 @@ from minglm.course.notebook import SMOKE, runs
 from minglm.errors import InputError
 from minglm.rl import control, measure, objectives, task_registry
 from minglm.rl.config import load
-from minglm.rl.policy import PartialBuffer
+from minglm.rl.modes import PartialBuffer
 from minglm.rl.run import rl
 from minglm.rl.warm_start import WarmStart, warm_start
 

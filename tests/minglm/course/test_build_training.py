@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from minglm.course import curves, record_curves  # noqa: E402
 from minglm.course.workshop.build import decoding, rollouts, solved, subject, text, training  # noqa: E402
 from minglm.errors import InputError  # noqa: E402
-from minglm.rl.policy import Policy, Status  # noqa: E402
+from minglm.rl.modes import Policy, Status  # noqa: E402
 from minglm.training.optim import MuonAdamW  # noqa: E402
 
 

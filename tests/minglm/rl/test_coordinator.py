@@ -8,7 +8,7 @@ from minglm.rl.config import Settings
 from minglm.rl.data_source import Group, Sample
 from minglm.rl.loop import Loop
 from minglm.rl.messages import Abort, RolloutResult, StepDone, Submit
-from minglm.rl.policy import Policy, Status
+from minglm.rl.modes import Policy, Status
 from minglm.rl.rollout_pool import RolloutPool
 from minglm.rl.supervisor import WorkerHandle
 from minglm.rl.trainer_client import TrainerClient

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from minglm.rl.policy import Policy
+from minglm.rl.modes import Policy
 from sim.rollout.engine import DecodeCurve, Engine, Trajectory
 from sim.rollout.group import Group
 from sim.rollout.lengths import Lengths

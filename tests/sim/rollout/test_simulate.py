@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from minglm.errors import InputError
-from minglm.rl.policy import Policy
+from minglm.rl.modes import Policy
 from sim.cli import main
 from sim.rollout.engine import DecodeCurve, Engine, Trajectory, synchronous_makespan
 from sim.rollout.lengths import Lengths, explained_share, from_rows, read_log

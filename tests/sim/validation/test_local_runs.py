@@ -7,7 +7,7 @@ import random
 import pytest
 
 from minglm.errors import InputError
-from minglm.rl.policy import Policy
+from minglm.rl.modes import Policy
 from sim.cli import main
 from sim.rollout.engine import DecodeCurve
 from sim.rollout.lengths import Lengths

@@ -16,7 +16,7 @@ from sim.cost.stacks import load_stack, read_fitted
 from sim.cost.step import estimate
 from sim.spec.hardware import load_cluster
 from sim.spec.plan import Plan, Workload
-from sim.validation import figures, fit, predict, single_node, training
+from sim.validation import csv_tables, figures, fit, predict, training
 from sim.validation.rows import parse, read_rows
 
 
@@ -50,8 +50,8 @@ def test_no_more_is_fitted_than_one_scalar_a_chip_family_on_a_third_of_a_chips_r
     for chip, count in fitted.items():
         assert count <= of_chip[chip] / 3, f"{chip}: {count} of {of_chip[chip]} rows are fitted"
     assert all(set(found) == {"value", "rows"} for found in read_fitted()["chips"].values())
-    single_node = {"megatron-deepspeed-2023-vtrain"}  # its host time, on a table of its own
-    assert set(read_fitted()["stacks"]) == single_node
+    table = {"megatron-deepspeed-2023-vtrain"}  # its host time, on a table of its own
+    assert set(read_fitted()["stacks"]) == table
     kept = {row for found in read_fitted()["chips"].values() for row in found["rows"]}
     assert kept <= {r["id"] for r in rows if r["kind"] == "calibration"}
 
@@ -213,7 +213,7 @@ TABLE = os.environ.get("MINGLM_VTRAIN_CSV", "")
     not TABLE or not Path(TABLE).exists(),
     reason="set MINGLM_VTRAIN_CSV to the single-node table of 1,440 iterations (VIA-Research/vTrain) to check it",
 )
-def test_the_single_node_table():
+def test_the_csv_table():
     out = training.run([TABLE])
     assert len(out["rows"]) == 1440 and out["count_calibration"] == 144
     assert out["mape_holdout"] <= 0.08
@@ -244,10 +244,10 @@ def test_a_table_of_several_nodes_names_network_and_stack_and_survives_a_bad_lin
     assert "line 4: needs positive values with tensor × data × pipeline = GPUs" in bad["reason"]
     assert slow["predicted"] > 1.1 * fast["predicted"] and modern["predicted"] < fast["predicted"]
     assert modern["stack"] == "Megatron-LM 2024"
-    cluster, stack = load_cluster("dgx_a100"), load_stack(single_node.STACK)
+    cluster, stack = load_cluster("dgx_a100"), load_stack(csv_tables.STACK)
     nvlink, ib = cluster.tiers
     port = dataclasses.replace(ib, bytes_per_s=dataclasses.replace(ib.bytes_per_s, value=25e9 / 8))
-    model = single_node.read_table(table)[0].model
+    model = csv_tables.read_table(table)[0].model
     plan = Plan(tp=4, dp=4, pp=2, sp=False, recompute="full")
     costs = estimate(model, dataclasses.replace(cluster, tiers=(nvlink, port)), plan, Workload(64, 2048), "fp16", stack)
     assert slow["predicted"] == pytest.approx(step_time(costs.costs, "1f1b").total_s)

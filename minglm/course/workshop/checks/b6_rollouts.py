@@ -10,8 +10,8 @@ from minglm.config import ModelConfig
 from minglm.course.workshop.build import solved
 from minglm.course.workshop.checking import Exercise, Mistake
 from minglm.course.workshop.checks import drawn
+from minglm.rl.modes import PartialBuffer, Policy, Status
 from minglm.rl.objectives import Clip, group_advantages, grpo
-from minglm.rl.policy import PartialBuffer, Policy, Status
 from minglm.training.optim import MuonAdamW
 
 # ---------------------------------------------------------------------- a round

@@ -72,7 +72,7 @@ class Queue:
 # %%
 check("build_6.queue", Queue)
 # %% [markdown]
-# How many new groups may start now? `minglm` and the cluster simulator ask one policy (`minglm.rl.policy`). Write its rule for two of its modes. `running` groups are submitted and not complete, `finished` ones are complete and wait for the update. As long as running and finished together are fewer than `batch`, a round is to be submitted: `batch` groups in mode "sync", `over` in mode "april". Else none.
+# How many new groups may start now? `minglm` and the cluster simulator ask one policy (`minglm.rl.modes`). Write its rule for two of its modes. `running` groups are submitted and not complete, `finished` ones are complete and wait for the update. As long as running and finished together are fewer than `batch`, a round is to be submitted: `batch` groups in mode "sync", `over` in mode "april". Else none.
 # %%
 def to_submit(mode, batch, over, running, finished):
     """mode "sync" or "april", four ints -> int"""

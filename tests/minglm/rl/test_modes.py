@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minglm.errors import InputError
-from minglm.rl.policy import MODES, PartialBuffer, Policy, Status, micro_batches
+from minglm.rl.modes import MODES, PartialBuffer, Policy, Status, micro_batches
 
 
 def play(policy: Policy, updates: int, seed: int, drop_share: float = 0.0) -> dict:
