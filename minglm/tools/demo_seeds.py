@@ -105,7 +105,7 @@ def table(rows: list[dict]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     p = recorder.parser("minglm.tools.demo_seeds", __doc__)
-    p.add_argument("--seeds", nargs="+", type=SEED, default=[0, 1, 2], help="(default 0 1 2)")
+    p.add_argument("--seeds", nargs="+", type=SEED, default=[0, 1, 2, 3], help="(default 0 1 2 3)")
     p.add_argument("--size", default="mini", help=f"of {', '.join(SIZES)} (default mini)")
     p.add_argument("--problems", type=COUNT, default=64, help="questions of each line (default 64)")
     p.add_argument("--runs", type=Path, default=datafiles.runs("seeds"), help="(default runs/seeds)")
