@@ -2,7 +2,10 @@
 metrics."""
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -22,6 +25,14 @@ def load(path):
 
 def test_generated_parts_are_in_step(capsys):
     assert load(ROOT / "docs" / "generate.py").main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_the_command_of_the_how_to_pages_runs_from_a_clone():
+    """As a person types it: only the packages are installed, the tests beside them are not."""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    run = [sys.executable, "docs/generate.py", "--check"]
+    done = subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("page", NOW, ids=lambda p: p.relative_to(ROOT).as_posix())
