@@ -47,14 +47,14 @@ def _words(question: str) -> list[str]:
     return question.split(":")[1].strip(" .").split()
 
 
-def _no_carry(question: str) -> str:
-    a, b = re.findall(r"\d+", question)
-    units, tens = (int(a[-1]) + int(b[-1])) % 10, int(a[0]) + int(b[0])
-    return f"{tens}{units}."
-
-
 def _numbers(question: str) -> list[str]:
     return re.findall(r"\d+", question)
+
+
+def _no_carry(question: str) -> str:
+    a, b = _numbers(question)
+    units, tens = (int(a[-1]) + int(b[-1])) % 10, int(a[0]) + int(b[0])
+    return f"{tens}{units}."
 
 
 def _two_digits(example: Example) -> bool:

@@ -42,6 +42,21 @@ def read_document(path: str | Path) -> object:
     return parse_text(decode_text(data, path, "YAML or JSON"), str(path))
 
 
+def read_bytes(path: Path, most: int, remedy: str, count: int = -1) -> bytes:
+    """The first `count` bytes of a file, or all of them.
+
+    Raises:
+        InputError: no such file, or more than `most` bytes; `remedy` says what to do then.
+    """
+    try:
+        if path.stat().st_size > most:
+            raise InputError(f"{path}: more than {most:,} bytes; {remedy}")
+        with path.open("rb") as file:
+            return file.read(count)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
+
+
 def decode_text(data: bytes, path: str | Path, formats: str) -> str:
     """Text of a file in UTF-8, or in UTF-16 with its mark, as editors and spreadsheets on Windows save it.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from minglm import numbers
 from minglm.errors import InputError
-from sim.base.documents import MAX_BYTES, decode_text
+from sim.base.documents import MAX_BYTES, decode_text, read_bytes
 from sim.base.units import whole
 
 _SEPARATORS = (";", "\t", ",", "|")
@@ -33,13 +33,7 @@ def read_table(path: str | Path) -> tuple[list[list[str]], str]:
         InputError: no such file, too large, or no text.
     """
     path = Path(path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: more than {MAX_BYTES:,} bytes; give a smaller table")
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
-    return read_lines(data, path)
+    return read_lines(read_bytes(path, MAX_BYTES, "give a smaller table"), path)
 
 
 def read_lines(data: bytes, path: str | Path) -> tuple[list[list[str]], str]:

@@ -15,6 +15,7 @@ from sim.base.units import parse
 from sim.cost.price_flags import price_words
 from sim.dashboard import svg
 from sim.dashboard.controls import BY_KEY, CONTROLS, question_of
+from sim.dashboard.widgets import boxed, grid
 from sim.planner import inverse, inverse_words
 from sim.planner.planner import solved
 from sim.planner.question import Question
@@ -167,18 +168,10 @@ class Inverse:
         self.answer = w.HTML(layout=wide)
         self.button.on_click(lambda _: guard(self.show))
         self.boxes["asked"].observe(lambda _: self._offer(), "value")
-        self.fields = {}
-        for key, box in self.boxes.items():
-            self.fields[key] = w.VBox([box], layout=w.Layout(min_width="0", overflow="visible"))
-            self.fields[key].add_class("planner-field")
-        grid = w.Layout(
-            grid_template_columns="repeat(auto-fit, minmax(min(100%, 17rem), 1fr))",
-            grid_gap="0.4rem 1.2rem",
-            width="auto",
-        )
+        self.fields = {key: boxed(box) for key, box in self.boxes.items()}
         self.widget = w.VBox(
             [
-                w.GridBox(list(self.fields.values()), layout=grid),
+                grid(self.fields.values()),
                 w.Box([self.button], layout=w.Layout(flex_flow="row wrap", width="auto")),
                 self.answer,
             ],

@@ -20,6 +20,7 @@ from sim.base.units import show
 from sim.dashboard.controls import question_of
 from sim.dashboard.state import SECTION, Answer
 from sim.dashboard.state import link as link_to_controls
+from sim.dashboard.widgets import boxed, grid
 from sim.planner import normal_serving, normal_words
 from sim.planner.normal import QUANTITIES, normal
 from sim.planner.planner import complete
@@ -293,18 +294,9 @@ class Normal:
         self.button.on_click(lambda _: guard(self.show))
         self.boxes["of"].observe(lambda _: self._offer(), "value")
         self.boxes["quantity"].observe(lambda _: self._hint(), "value")
-        fields = []
-        for box in self.boxes.values():
-            field = w.VBox([box], layout=w.Layout(min_width="0", overflow="visible"))
-            field.add_class("planner-field")
-            fields.append(field)
-        grid = w.Layout(
-            grid_template_columns="repeat(auto-fit, minmax(min(100%, 24rem), 1fr))",
-            grid_gap="0.4rem 1.2rem",
-            width="auto",
-        )
+        fields = grid(map(boxed, self.boxes.values()), least_rem=24)
         button = w.Box([self.button], layout=w.Layout(flex_flow="row wrap", width="auto"))
-        self.widget = w.VBox([w.GridBox(fields, layout=grid), self.help, button, self.answer], layout=wide)
+        self.widget = w.VBox([fields, self.help, button, self.answer], layout=wide)
         self._hint()
 
     @property

@@ -14,6 +14,7 @@ from minglm.errors import InputError
 from sim.base.units import parse
 from sim.cost.price_flags import CHIP_HOUR
 from sim.dashboard.controls import choices, machine, price
+from sim.dashboard.widgets import boxed, grid
 from sim.report.html import escape, table
 from sim.serving.margin import ACCEPT, margin
 from sim.serving.options import Option, Target
@@ -178,19 +179,10 @@ class Serving:
         for box in self.boxes.values():
             box.observe(lambda _: self.follow(), "value")
         self._hint()
-        fields = []
-        for box in self.boxes.values():
-            field = w.VBox([box], layout=w.Layout(min_width="0", overflow="visible"))
-            field.add_class("planner-field")
-            fields.append(field)
-        grid = w.Layout(
-            grid_template_columns="repeat(auto-fit, minmax(min(100%, 17rem), 1fr))",
-            grid_gap="0.4rem 1.2rem",
-            width="auto",
-        )
+        fields = grid(map(boxed, self.boxes.values()))
         self.widget = w.VBox(
             [
-                w.GridBox(fields, layout=grid),
+                fields,
                 w.Box([self.button], layout=w.Layout(flex_flow="row wrap", width="auto")),
                 self.answer,
             ],

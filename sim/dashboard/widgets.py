@@ -8,7 +8,8 @@ The text is the one value of a control; the slider only writes it. So a person m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from minglm.errors import InputError
 from sim.base.units import parse, show
@@ -26,7 +27,24 @@ from sim.dashboard.controls import (
 from sim.report.html import escape
 
 POSITIONS = 120  # of a slider: a step is about 8% where it spans four powers of ten
-GRID = "repeat(auto-fit, minmax(min(100%, 17rem), 1fr))"
+
+
+def boxed(*parts: Any) -> Any:
+    """Widgets of one control, below each other, as a cell of `grid`."""
+    import ipywidgets as w
+
+    box = w.VBox(parts, layout=w.Layout(min_width="0", overflow="visible"))
+    box.add_class("planner-field")
+    return box
+
+
+def grid(fields: Iterable[Any], least_rem: int = 17) -> Any:
+    """Controls beside each other, as many in a line as have room for `least_rem` each."""
+    import ipywidgets as w
+
+    columns = f"repeat(auto-fit, minmax(min(100%, {least_rem}rem), 1fr))"
+    layout = w.Layout(grid_template_columns=columns, grid_gap="0.4rem 1.2rem", width="auto")
+    return w.GridBox(list(fields), layout=layout)
 
 
 def human(value: float, kind: str) -> str:
@@ -80,11 +98,7 @@ class Field:
             self.slider.observe(self._slid, "value")
         self.box.observe(self._typed, "value")
         self.help = w.HTML(layout=wide)
-        self.widget = w.VBox(
-            [x for x in (self.box, self.slider, self.help) if x is not None],
-            layout=w.Layout(min_width="0", overflow="visible"),
-        )
-        self.widget.add_class("planner-field")
+        self.widget = boxed(*(x for x in (self.box, self.slider, self.help) if x is not None))
 
     @property
     def text(self) -> str:
@@ -158,9 +172,8 @@ class Inputs:
         self.fields = {c.key: Field(c, self._on) for c in CONTROLS}
         self._prices: dict[str, dict[str, str]] = {}  # machine → what was typed for it
         self._machine = self.fields["machine"].text
-        grid = w.Layout(grid_template_columns=GRID, grid_gap="0.4rem 1.2rem", width="auto")
-        first = w.GridBox([self.fields[k].widget for k in QUESTION], layout=grid)
-        more = w.GridBox([f.widget for k, f in self.fields.items() if k not in QUESTION], layout=grid)
+        first = grid(self.fields[k].widget for k in QUESTION)
+        more = grid(f.widget for k, f in self.fields.items() if k not in QUESTION)
         fold = w.Accordion(
             [more],
             titles=("More: attention, phases, software, precision, aim, buying, electricity",),

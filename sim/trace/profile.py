@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minglm.errors import InputError
-from sim.base.documents import decode_text
+from sim.base.documents import decode_text, read_bytes
 
 MAX_BYTES = 2**30
+_REMEDY = "profile fewer steps"
+_SQLITE = b"SQLite format 3\0"
 # A kernel's class by its name, first match: messages carry their library's name, attention its algorithm's.
 CLASSES = {
     "communication": re.compile(
@@ -62,15 +64,10 @@ def read_profile(path: str | Path) -> dict[str, Any]:
         InputError: no such file, of no known format, or without a kernel.
     """
     path = Path(path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: more than {MAX_BYTES:,} bytes; profile fewer steps")
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
-    if data.startswith(b"SQLite format 3\0"):
+    if read_bytes(path, MAX_BYTES, _REMEDY, len(_SQLITE)) == _SQLITE:
         kind, spans = "nsys SQLite", list(_of_sqlite(path))
     else:
+        data = read_bytes(path, MAX_BYTES, _REMEDY)
         if data.startswith(b"\x1f\x8b"):
             data = _unpacked(data, path)
         text = decode_text(data, path, "a profile: JSON of PyTorch's profiler, or CSV of nsys stats")
@@ -90,7 +87,7 @@ def _unpacked(data: bytes, path: Path) -> bytes:
     except (OSError, EOFError, ValueError) as error:
         raise InputError(f"{path}: cannot be unpacked ({error}); check the file") from None
     if len(out) > MAX_BYTES:
-        raise InputError(f"{path}: more than {MAX_BYTES:,} bytes unpacked; profile fewer steps")
+        raise InputError(f"{path}: more than {MAX_BYTES:,} bytes unpacked; {_REMEDY}")
     return out
 
 
@@ -201,8 +198,9 @@ def _timeline(spans: list[Span]) -> dict[str, float]:
                 if class_of(span.name) != "communication":
                     work.append(every[-1])
         span_s += max(end for _, end in every) - min(start for start, _ in every)
-        busy_s += _covered(every)
-        exposed_s += _covered(every) - _covered(work)  # covered by messages alone
+        busy = _covered(every)
+        busy_s += busy
+        exposed_s += busy - _covered(work)  # covered by messages alone
     idle = 1.0 - busy_s / span_s if span_s > 0 else 0.0
     return {"span_s": span_s, "busy_s": busy_s, "idle_share": idle, "exposed_communication_s": exposed_s}
 
