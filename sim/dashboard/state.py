@@ -273,6 +273,8 @@ def command(a: Answer) -> str:
     words += ["--batch", str(d["global_batch"]), "--tokens", f"{q.tokens:.15g}", "--attention", str(d["attention"])]
     if "phases" in d:
         words += ["--phases", str(d["phases"])]
+    if d.get("plans"):  # of phases whose sequences or batches are of another size
+        words += ["--set", f"plans={json.dumps(d['plans'])}"]
     words += ["--objective", q.objective, "--precision", q.precision]
     if d.get("stack"):
         words += ["--stack", str(d["stack"])]

@@ -26,7 +26,7 @@ from sim.planner.space import Space, default_space
 from sim.scenario.build import TRAINED_PRECISIONS, plan_options, read_cluster, stack_with, stages_of, workload_options
 from sim.scenario.defaults import with_defaults
 from sim.scenario.fields import OPTIONS, PLAN, SCENARIO, Recompute
-from sim.scenario.file import canonical_document
+from sim.scenario.file import canonical_document, set_path
 from sim.scenario.phases import check_indexer, check_tokens, read_phases
 from sim.scenario.training import attended
 from sim.spec.hardware import Chip, Cluster
@@ -263,9 +263,12 @@ def read_pins(document: Mapping[str, Any]) -> set[str]:
 
 
 def _pin(document: dict[str, Any], choices: dict[str, Any], key: str, value: object) -> None:
-    """Write a pinned field of the plan where a file would have it; several values are choices of the search."""
+    """Write a pinned field of the plan where a file would have it; several values are choices of the search. Any other
+    key of a scenario is changed as in a file, `plans` and `failures.level` among them."""
     key = OPTION_OF.get(key, key)
-    if isinstance(value, (list, tuple)) and key not in ("stages", "recompute_modules"):
+    if SCENARIO.name_of(key.partition(".")[0]) not in (None, *_KEYS):
+        document |= set_path(document, key.split("."), value)
+    elif isinstance(value, (list, tuple)) and key not in ("stages", "recompute_modules"):
         choices[{v: k for k, v in OPTION_OF.items()}.get(key, key)] = list(value)
     elif key in PLAN:
         document["plan"] = {**(document.get("plan") or {}), key: value}

@@ -130,6 +130,16 @@ def test_command_line_library_and_page_give_the_same_figures(budget, capsys):
     assert state.answer(budget.values, budget.kept).row == budget.row
 
 
+def test_the_command_of_a_run_in_phases_carries_their_plans(capsys):
+    """A phase whose sequences or batch are of another size has a plan of its own, without which nothing can run it."""
+    a = state.answer({"machine": "chip:910b", "chips": "100000", "phases": "glm5", "batch": "64M"}, samples=2)
+    assert a.document["plans"]
+    assert clustersim([*shlex.split(state.command(a))[1:], "--samples", "0", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["winner"]
+    for key in ("step_s", "days", "rent_usd", "goodput"):
+        assert said[key] == pytest.approx(a.row[key]), key
+
+
 def test_a_link_and_a_file_carry_the_question(budget, tmp_path):
     from sim.scenario.training import load_scenario
     from sim.study.answer import figures, simulate

@@ -275,3 +275,11 @@ def test_report_is_one_page_with_its_numbers(tmp_path, capsys):
     assert "<script src=" not in html and "<link" not in html.split("<body>")[0]
     i = a["uncertainty"]["intervals"]["days"]
     assert i["p5"] < i["p95"] and a["uncertainty"]["centre"]["days"] == pytest.approx(a["winner"]["days"], rel=1e-6)
+
+
+def test_a_flag_changes_any_key_of_a_scenario_as_a_file_does():
+    """`--set failures.level=high` was refused though the help names it, `plans` was dropped without a word."""
+    further = [{"tp": 8, "pp": 4, "dp": 976}]
+    q = question("glm5", chip="910b", chips=100_000, fixed={"failures.level": "high", "plans": further, "tp": [4, 8]})
+    assert q.document["failures"] == {"level": "high"} and q.document["plans"] == further
+    assert q.pinned["tp"] == [4, 8] and "failures.level" not in q.pinned and "plans" not in q.pinned
