@@ -89,15 +89,18 @@ def _row(line: dict[str, str]) -> dict:
 def table(rows: list[dict]) -> str:
     """One line for each question: its rate (or loss) with each seed, and the best rule that needs no skill."""
     seeds = sorted({row["seed"] for row in rows})
-    lines = [f"{'':22}{'':30}" + "".join(f"{f'seed {s}':>9}" for s in seeds) + "  best rule without the skill"]
+    wide = 2 + max(len(row["name"]) for row in rows)
+    lines = [f"{'':{wide}}" + "".join(f"{f'seed {s}':>8}" for s in seeds) + "  best rule without the skill"]
     shown = ""
     for group, name in dict.fromkeys((row["group"], row["name"]) for row in rows):
         own = {row["seed"]: row for row in rows if (row["group"], row["name"]) == (group, name)}
         nats = group.startswith("nats")
-        cells = "".join(f"{own[s]['value']:9.3f}" if nats else f"{own[s]['value']:9.0%}" for s in seeds if s in own)
+        cells = "".join(f"{own[s]['value']:8.3f}" if nats else f"{own[s]['value']:8.0%}" for s in seeds if s in own)
         first = next(iter(own.values()))
         rule = f"  {first['rule']} {first['rule_value']:.0%}" if first["rule"] else ""
-        lines.append(f"{group if group != shown else '':22}{name:30}{cells}{rule}")
+        if group != shown:
+            lines.append(group)
+        lines.append(f"  {name:{wide - 2}}{cells}{rule}")
         shown = group
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ import copy
 import functools
 import multiprocessing
 import os
+import random
 import runpy
 import sys
 import tempfile
@@ -249,8 +250,20 @@ def equivalent() -> dict[str, str]:
     return {fault: group["why"] for group in yaml.safe_load(text) for fault in group["faults"]}
 
 
-def survivors(path: Path) -> tuple[list[Fault], int]:
+def drawn(planted: list[Fault], each: int) -> list[Fault]:
+    """At most `each` faults of every exercise, drawn with the exercise's key as seed: the same at every call."""
+    kept: list[Fault] = []
+    for key in dict.fromkeys(f.key for f in planted):
+        own = [f for f in planted if f.key == key]
+        kept += random.Random(key).sample(own, min(each, len(own)))
+    return kept
+
+
+def survivors(path: Path, each: int | None = None) -> tuple[list[Fault], int]:
     """The faults of a sheet that its checker accepts and `equivalent` does not name, and how many were tried.
+
+    Args:
+        each: try this many faults of an exercise, drawn (default: all).
 
     Raises:
         InputError: the solution itself is not accepted: then nothing would be shown by a fault that is not.
@@ -259,6 +272,7 @@ def survivors(path: Path) -> tuple[list[Fault], int]:
 
     torch.set_num_threads(1)  # a pool of threads does not outlive a fork
     asked, planted = answers(path), list(faults(path))
+    planted = planted if each is None else drawn(planted, each)
     for key, answer in asked.items():
         if not accepted(Fault(key, "no fault", ast.unparse(sheet(path))), answer, limit_s=120):  # it loads torch, too
             raise InputError(f"{key}: the sheet's own solution is not accepted; mend it first")
@@ -270,12 +284,13 @@ def main(argv: list[str] | None = None) -> int:
     """List the faults that are accepted; exit code 1 where there is one."""
     p = Parser(prog="python -m minglm.course.workshop.single_faults", description=(__doc__ or "").splitlines()[0])
     p.add_argument("sheets", nargs="*", help="beginnings of names, such as 02 or build_1 (default: all but build_*)")
+    p.add_argument("--each", type=int, metavar="N", help="try N faults of every exercise, drawn (default: all)")
     args: argparse.Namespace = p.parse_args(argv)
     left = tried = 0
     for path in generator.sources():
         if not path.stem.startswith(tuple(args.sheets or SHORT)):
             continue
-        found, count = survivors(path)
+        found, count = survivors(path, args.each)
         left, tried = left + len(found), tried + count
         for fault in found:
             print(f"accepted: {fault.key} {fault.place}", flush=True)

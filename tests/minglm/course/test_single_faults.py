@@ -28,6 +28,14 @@ def test_a_function_is_broken_in_the_exercise_that_asks_for_it_and_not_again_whe
     assert ("build_0.learn", "merge") not in broken
 
 
+def test_a_draw_takes_as_many_of_every_exercise_and_the_same_again():
+    path = next(p for p in generator.sources() if p.stem == "build_0_tokenizer")
+    planted = list(single_faults.faults(path))
+    once = single_faults.drawn(planted, 3)
+    assert once == single_faults.drawn(planted, 3) and set(once) <= set(planted)
+    assert {f.key: sum(g.key == f.key for g in once) for f in once} == dict.fromkeys({f.key for f in planted}, 3)
+
+
 def test_a_loop_without_end_is_no_right_answer():
     fault = single_faults.Fault("00.loss_of_knowing_nothing", "", "def forever(V):\n    while True:\n        pass")
     assert not single_faults.accepted(fault, "forever", limit_s=0.5)

@@ -29,7 +29,7 @@ def test_a_scorecard_becomes_rows_with_the_best_rule_and_they_are_read_back(tmp_
     assert (again[0]["rule"], again[0]["rule_value"], again[0]["questions"]) == ("last fact", 0.3, 40)
     assert (again[2]["rule"], again[2]["rule_value"], again[2]["questions"]) == ("trigram + copy", 0.5, None)
     text = demo_seeds.table(again)
-    assert "seed 0   seed 2" in text and "75%      75%  last fact 30%" in text and "0.200    0.200" in text
+    assert "seed 0  seed 2" in text and "75%     75%  last fact 30%" in text and "0.200   0.200" in text
 
 
 def test_seeds_that_are_not_measured_now_are_kept(tmp_path, monkeypatch, capsys):
@@ -44,7 +44,7 @@ def test_seeds_that_are_not_measured_now_are_kept(tmp_path, monkeypatch, capsys)
     assert demo_seeds.main(["--seeds", "1", *out]) == 0 and demo_seeds.main(["--seeds", "0", *out]) == 0
     assert asked == [(1, "nano", 2), (0, "nano", 2)]
     assert [r["seed"] for r in demo_seeds.read(tmp_path / "card.csv")] == [0] * 5 + [1] * 5
-    assert "seed 0   seed 1" in capsys.readouterr().out
+    assert "seed 0  seed 1" in capsys.readouterr().out
 
 
 def test_the_figures_of_the_readme_are_those_of_the_record():
