@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import simpy
-
 from sim.rollout.case import Case
 from sim.rollout.engine import Engine
 from sim.rollout.group import Group
 from sim.rollout.result import Result, Staleness, Step, Throughput, Utilisation, Waste
+from sim.rollout.timeline import Timeline
 
 TAIL = 0.1  # the tail of a rollout phase: its last share of trajectories to end (Seer, arXiv 2511.14617)
 LOSSES = ("filtered", "too_stale", "surplus")  # why a complete group is not trained
@@ -37,8 +36,8 @@ class Totals:
 class Collector:
     """Counts while a simulation runs."""
 
-    def __init__(self, case: Case, env: simpy.Environment, engines: Sequence[Engine]) -> None:
-        self.case, self.env, self.engines = case, env, engines
+    def __init__(self, case: Case, timeline: Timeline, engines: Sequence[Engine]) -> None:
+        self.case, self.timeline, self.engines = case, timeline, engines
         self.busy = 0  # engines that run anything
         self.steps: list[Step] = []
         self.rollout_spans: list[tuple[float, float]] = []
@@ -61,13 +60,13 @@ class Collector:
     def count(self, change: int) -> None:
         """Book that so many engines more run something."""
         if self.busy:
-            self._active_s += self.env.now - self._last_change
-        self._last_change = self.env.now
+            self._active_s += self.timeline.now - self._last_change
+        self._last_change = self.timeline.now
         self.busy += change
 
     def ended(self, count: int) -> None:
         """Book trajectories that end now."""
-        self._ends += [self.env.now] * count
+        self._ends += [self.timeline.now] * count
 
     def end_rollout(self, began: float, last: float) -> None:
         """A rollout phase is over: its time, and the time in which only its last trajectories were still to end."""
@@ -80,7 +79,7 @@ class Collector:
     def watch(self, engine: Engine) -> None:
         """Remember how many requests an engine runs, if it is one of those for the picture."""
         if engine.id < len(self._watched):
-            self._watched[engine.id].append((self.env.now, engine.n))
+            self._watched[engine.id].append((self.timeline.now, engine.n))
 
     def trained(self, groups: Sequence[Group], version: int) -> Step:
         """Book a step's groups, trained from weights of this version; the caller fills in the step's times."""
@@ -105,7 +104,7 @@ class Collector:
             group.samples.clear()  # and each knew its group: gone now, not when all is swept at the end
         self.trained_groups += len(groups)
         step = Step(
-            end_s=self.env.now,
+            end_s=self.timeline.now,
             wait_s=0.0,
             train_s=0.0,
             weight_sync_s=0.0,
@@ -123,10 +122,10 @@ class Collector:
 
     def _totals(self) -> Totals:
         for engine in self.engines:
-            engine.advance(self.env.now)
+            engine.advance(self.timeline.now)
         self.count(0)
         return Totals(
-            time_s=self.env.now,
+            time_s=self.timeline.now,
             generated_tokens=sum(e.tokens for e in self.engines),
             busy_s=sum(e.busy_s for e in self.engines),
             tail_s=self._tail_s,

@@ -9,9 +9,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from typing import cast
-
-import simpy
 
 from minglm.rl.modes import PartialBuffer, Policy, Status
 from sim.rollout.case import Case
@@ -19,13 +16,15 @@ from sim.rollout.collector import Collector
 from sim.rollout.engine import Engine, Trajectory
 from sim.rollout.group import Group
 from sim.rollout.placement import Placement
+from sim.rollout.timeline import Signal, Timeline
 
 
 class Dispatcher:
     """The rollout side of a simulation."""
 
-    def __init__(self, case: Case, env: simpy.Environment, engines: Sequence[Engine], collector: Collector) -> None:
-        self.case, self.policy, self.env, self.engines, self.collector = case, case.policy, env, engines, collector
+    def __init__(self, case: Case, timeline: Timeline, engines: Sequence[Engine], collector: Collector) -> None:
+        self.case, self.policy, self.timeline = case, case.policy, timeline
+        self.engines, self.collector = engines, collector
         self.status = Status()
         self.buffer: PartialBuffer[Group] = PartialBuffer()
         self.running: dict[int, Group] = {}  # by id, in order of submission
@@ -35,7 +34,7 @@ class Dispatcher:
         self.submitted = 0  # groups in all
         self.rolling_out = False
         self.rollout_began = self.last_complete = 0.0
-        self.group_done, self.drained = env.event(), env.event()
+        self.group_done, self.drained = Signal(), Signal()
         self._rng = random.Random(case.seed)
         self._placement = Placement(case.placement, engines, case.policy.prompts_per_batch)
         self._dirty: dict[int, Engine] = {}  # changed at this moment, to be planned
@@ -43,7 +42,7 @@ class Dispatcher:
     # ---- submission
     def begin(self) -> None:
         """A rollout phase begins."""
-        self.rolling_out, self.rollout_began = True, self.env.now
+        self.rolling_out, self.rollout_began = True, self.timeline.now
         self.refill()
 
     def refill(self) -> None:
@@ -78,7 +77,7 @@ class Dispatcher:
         """To the queue of the engine that the placement chooses."""
         engine = self._placement.choose(trajectory.group)
         if engine.id not in self._dirty:
-            engine.advance(self.env.now)
+            engine.advance(self.timeline.now)
             self._dirty[engine.id] = engine
         engine.queue.append(trajectory)
 
@@ -89,25 +88,25 @@ class Dispatcher:
 
     def plan(self, engine: Engine) -> None:
         """Admit what fits and plan the next event of an engine that has changed; it must be at the present time."""
-        now = self.env.now
+        now = self.timeline.now
         idle = not engine.n
         engine.admit(now)
         if idle and engine.n:
             self.collector.count(1)
-        self.collector.watch(engine)
-        engine.timer += 1
+        if engine.id < self.case.watch:
+            self.collector.watch(engine)
         due_s = engine.next_event(now)
-        if due_s is not None:
-            timer = self.env.timeout(max(0.0, due_s - now), (engine, engine.timer))
-            assert timer.callbacks is not None, "a timeout that has not happened has callbacks"
-            timer.callbacks.append(self._on_due)
+        if due_s is None:
+            engine.timer = 0  # what was planned before is stale
+        else:
+            wait_s = due_s - now
+            engine.timer = self.timeline.after(wait_s if wait_s > 0.0 else 0.0, self._on_due, engine)
 
     # ---- what happens
-    def _on_due(self, event: simpy.Event) -> None:
-        engine, timer = cast(tuple[Engine, int], event.value)
+    def _on_due(self, engine: Engine, timer: int) -> None:
         if timer != engine.timer:
             return  # the engine changed since
-        ended = engine.fire(self.env.now)
+        ended = engine.fire(self.timeline.now)
         if not engine.n:
             self.collector.count(-1)
         self._dirty[engine.id] = engine
@@ -126,10 +125,10 @@ class Dispatcher:
         if any_complete and (self.policy.continuous or self.rolling_out):
             self.refill()
         self._plan_changed()
-        if any_complete and not self.group_done.triggered:
-            self.group_done.succeed()
-        if not self.collector.busy and not self.drained.triggered:
-            self.drained.succeed()
+        if any_complete and not self.group_done.given:
+            self.group_done.give()
+        if not self.collector.busy and not self.drained.given:
+            self.drained.give()
 
     def _ended(self, trajectory: Trajectory) -> bool:
         """Whether its group is complete now."""
@@ -140,7 +139,7 @@ class Dispatcher:
         del self.running[group.id]
         self.running_versions[group.version] -= 1
         self.status.running -= 1
-        self.last_complete = self.env.now
+        self.last_complete = self.timeline.now
         if group.kept:
             self.finished.append(group)
             self.finished_versions[group.version] += 1
@@ -192,10 +191,10 @@ class Dispatcher:
     def _abort(self) -> None:
         for engine in self.engines:
             if engine.load:
-                engine.advance(self.env.now)
+                engine.advance(self.timeline.now)
                 if engine.n:
                     self.collector.count(-1)
-                stopped = engine.abort(self.env.now)
+                stopped = engine.abort(self.timeline.now)
                 self.plan(engine)
                 for trajectory in stopped:
                     if trajectory.done >= trajectory.length:  # it ended at this very moment
@@ -213,7 +212,7 @@ class Dispatcher:
         """From now on every engine takes `factor` times its usual seconds: a trainer shares the machine, or no
         longer."""
         for engine in self.engines:
-            engine.advance(self.env.now)
+            engine.advance(self.timeline.now)
             engine.slow = factor
             if engine.load:
                 self.plan(engine)
@@ -225,7 +224,7 @@ class Dispatcher:
 
     def sync_weights(self, pause_s: float) -> None:
         """New weights go out: every engine pauses for so long."""
-        now, version = self.env.now, self.status.version + 1
+        now, version = self.timeline.now, self.status.version + 1
         for engine in self.engines:
             engine.advance(now)
             engine.sync_weights(now, version, pause_s)

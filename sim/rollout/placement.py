@@ -53,22 +53,26 @@ FRAMEWORKS = {
 
 
 class Placement:
-    """Chooses engines; keeps a heap of loads whose stale entries are passed over."""
+    """Chooses engines; keeps a heap of loads whose stale entries are passed over.
+
+    Loads that fell since the last choice are noted only: between two choices an engine may end thousands of requests.
+    """
 
     def __init__(self, kind: str, engines: Sequence[Engine], prompts_per_batch: int) -> None:
         self.kind, self.engines, self._prompts = kind, engines, prompts_per_batch
         self._loads: list[tuple[int, int]] = []
+        self._fell: set[int] = set()  # engines whose load is not in the heap
         self.reset()
 
     def reset(self) -> None:
         """Every engine is empty."""
         self._loads = [(engine.load, engine.id) for engine in self.engines]
         heapq.heapify(self._loads)
+        self._fell.clear()
 
     def changed(self, engine: Engine) -> None:
         """The load of an engine fell."""
-        if self.kind != "shard":
-            heapq.heappush(self._loads, (engine.load, engine.id))
+        self._fell.add(engine.id)
 
     def choose(self, group: Group) -> Engine:
         """The engine of the next sample of `group`. The caller puts one request into its queue."""
@@ -88,6 +92,9 @@ class Placement:
         if len(self._loads) > 8 * len(self.engines) + 64:
             self.reset()
         loads, engines = self._loads, self.engines
+        for i in self._fell:
+            heapq.heappush(loads, (engines[i].load, i))
+        self._fell.clear()
         while True:
             load, i = loads[0]
             engine = engines[i]

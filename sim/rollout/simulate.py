@@ -1,4 +1,4 @@
-"""Asynchronous RL on a cluster: rollout engines, a data buffer, a trainer, weight syncs (SimPy).
+"""Asynchronous RL on a cluster: rollout engines, a data buffer, a trainer, weight syncs.
 
 The rules are `minglm.rl.modes.Policy`, the ones that the real loop obeys: who may start, when a batch is ready, what
 is too stale. This room adds time: engines decode at rates that depend on batch and cache (`sim.rollout.engine`), the
@@ -21,8 +21,6 @@ from __future__ import annotations
 
 import gc
 
-import simpy
-
 from minglm.errors import InputError
 from sim.rollout.case import Case
 from sim.rollout.collector import Collector
@@ -30,6 +28,7 @@ from sim.rollout.dispatcher import Dispatcher
 from sim.rollout.engine import Engine
 from sim.rollout.placement import DIVIDED_CHUNK
 from sim.rollout.result import Result
+from sim.rollout.timeline import Timeline
 from sim.rollout.trainer_process import TrainerProcess
 
 __all__ = ["Case", "Result", "simulate"]
@@ -61,21 +60,19 @@ def simulate(case: Case) -> Result:
         InputError: a case that cannot run, or one in which no batch can ever be ready.
     """
     case.check()
-    env, engines = simpy.Environment(), _engines(case)
-    collector = Collector(case, env, engines)
-    dispatcher = Dispatcher(case, env, engines, collector)
-    trainer = TrainerProcess(case, env, dispatcher, collector)
+    timeline, engines = Timeline(), _engines(case)
+    collector = Collector(case, timeline, engines)
+    dispatcher = Dispatcher(case, timeline, engines, collector)
+    trainer = TrainerProcess(case, timeline, dispatcher, collector)
     collecting = gc.isenabled()
     gc.disable()  # millions of small objects that live as long as the run: collecting them again and again is quadratic
     try:
-        env.run(until=env.process(trainer.run()))
-    except RuntimeError:  # simpy: nothing is scheduled and the trainer still waits
-        raise InputError(
-            f"mode {case.policy.mode}: after {len(collector.steps)} steps nothing runs and no batch of "
-            f"{case.policy.prompts_per_batch} groups is complete; raise filter_staleness_above, filter_keep or "
-            "max_concurrent"
-        ) from None
-    else:
+        if not timeline.run(trainer.run()):
+            raise InputError(
+                f"mode {case.policy.mode}: after {len(collector.steps)} steps nothing runs and no batch of "
+                f"{case.policy.prompts_per_batch} groups is complete; raise filter_staleness_above, filter_keep or "
+                "max_concurrent"
+            )
         left = {
             "waiting": dispatcher.finished,
             "buffered": dispatcher.buffer.waiting,

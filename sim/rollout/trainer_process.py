@@ -1,30 +1,29 @@
-"""The trainer of a rollout simulation as a SimPy process: wait for a batch, train, send the weights, again."""
+"""The trainer of a rollout simulation as a process: wait for a batch, train, send the weights, again."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import replace
 
-import simpy
-
 from sim.rollout.case import Case
 from sim.rollout.collector import Collector
 from sim.rollout.dispatcher import Dispatcher
 from sim.rollout.group import Group
+from sim.rollout.timeline import Process, Signal, Timeline
 
 
 class TrainerProcess:
     """Trains `case.steps` steps of `case.parts` updates each, with one weight sync a step at most."""
 
-    def __init__(self, case: Case, env: simpy.Environment, dispatcher: Dispatcher, collector: Collector) -> None:
-        self.case, self.policy, self.env = case, case.policy, env
+    def __init__(self, case: Case, timeline: Timeline, dispatcher: Dispatcher, collector: Collector) -> None:
+        self.case, self.policy, self.timeline = case, case.policy, timeline
         self.dispatcher, self.collector = dispatcher, collector
         share = self.policy.prompts_per_batch // case.parts
         whole = case.parts == 1
         self.part = self.policy if whole else replace(self.policy, prompts_per_batch=share, over_sampling=None)
         self.wait_s = self.train_s = 0.0  # of the present step
 
-    def run(self) -> Generator[simpy.Event, None, None]:
+    def run(self) -> Process:
         """The process."""
         case, policy = self.case, self.policy
         self.dispatcher.begin()
@@ -36,11 +35,11 @@ class TrainerProcess:
             step = self.collector.trained(groups, self.dispatcher.status.version)
             sync_s = 0.0
             if policy.syncs_weights_after(number):
-                began = self.env.now
+                began = self.timeline.now
                 yield from self._sync_weights()
-                sync_s = self.env.now - began
-                self.collector.trainer_spans.append(("weight_sync", self.env.now - case.weight_sync_s, self.env.now))
-            step.end_s, step.wait_s, step.train_s, step.weight_sync_s = self.env.now, self.wait_s, self.train_s, sync_s
+                sync_s = self.timeline.now - began
+                self.collector.trainer_spans.append(("weight_sync", self.timeline.now - case.weight_sync_s, self.timeline.now))
+            step.end_s, step.wait_s, step.train_s, step.weight_sync_s = self.timeline.now, self.wait_s, self.train_s, sync_s
             if number == case.warmup:
                 self.collector.end_warmup()
             if number < case.steps:
@@ -49,14 +48,14 @@ class TrainerProcess:
                 elif not policy.generates_ahead:
                     self.dispatcher.begin()
 
-    def _update(self, last: bool) -> Generator[simpy.Event, None, list[Group]]:
+    def _update(self, last: bool) -> Generator[float | Signal, None, list[Group]]:
         """One update; returns the groups that it took."""
-        case, policy, env, dispatcher = self.case, self.policy, self.env, self.dispatcher
-        began = env.now
+        case, policy, timeline, dispatcher = self.case, self.policy, self.timeline, self.dispatcher
+        began = timeline.now
         while not dispatcher.batch_is_ready(self.part):
-            dispatcher.group_done = env.event()
+            dispatcher.group_done = Signal()
             yield dispatcher.group_done
-        self.wait_s += env.now - began
+        self.wait_s += timeline.now - began
         if last and not policy.continuous:
             dispatcher.end_rollout()
         batch = dispatcher.take(self.part.prompts_per_batch)
@@ -68,26 +67,26 @@ class TrainerProcess:
         if self.collector.busy:
             seconds *= case.train_interference
         seconds += case.overhead_s if last else 0.0
-        self.collector.trainer_spans.append(("train", env.now, env.now + seconds))
+        self.collector.trainer_spans.append(("train", timeline.now, timeline.now + seconds))
         if case.decode_interference != 1.0:
             dispatcher.slow_down(case.decode_interference)
-        yield env.timeout(seconds)
+        yield seconds
         if case.decode_interference != 1.0:
             dispatcher.slow_down(1.0)
         self.train_s += seconds
         return batch
 
-    def _sync_weights(self) -> Generator[simpy.Event, None, None]:
-        env, dispatcher = self.env, self.dispatcher
+    def _sync_weights(self) -> Process:
+        dispatcher = self.dispatcher
         if self.policy.generates_ahead:
             while dispatcher.status.running:  # the rollout ends first
-                dispatcher.group_done = env.event()
+                dispatcher.group_done = Signal()
                 yield dispatcher.group_done
         elif self.policy.continuous and not self.case.interruptible:
             dispatcher.hold()
             if self.collector.busy:
-                dispatcher.drained = env.event()
+                dispatcher.drained = Signal()
                 yield dispatcher.drained
         dispatcher.sync_weights(self.case.weight_sync_s)
-        yield env.timeout(self.case.weight_sync_s)
+        yield self.case.weight_sync_s
         dispatcher.status.version += 1
