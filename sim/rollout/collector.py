@@ -64,22 +64,22 @@ class Collector:
         self._last_change = self.timeline.now
         self.busy += change
 
-    def ended(self, count: int) -> None:
-        """Book trajectories that end now."""
-        self._ends += [self.timeline.now] * count
+    def ended(self, at_s: float) -> None:
+        """Book a trajectory that ends then."""
+        self._ends.append(at_s)
 
     def end_rollout(self, began: float, last: float) -> None:
         """A rollout phase is over: its time, and the time in which only its last trajectories were still to end."""
         self.rollout_spans.append((began, last))
         if self._ends:
+            self._ends.sort()
             before_tail = max(1, math.ceil((1.0 - TAIL) * len(self._ends)))
             self._tail_s += max(0.0, last - self._ends[before_tail - 1])
             self._ends = []
 
-    def watch(self, engine: Engine) -> None:
-        """Remember how many requests an engine runs, if it is one of those for the picture."""
-        if engine.id < len(self._watched):
-            self._watched[engine.id].append((self.timeline.now, engine.n))
+    def watch(self, engine: Engine, at_s: float) -> None:
+        """Remember how many requests an engine, one of those for the picture, runs from then on."""
+        self._watched[engine.id].append((at_s, engine.n))
 
     def trained(self, groups: Sequence[Group], version: int) -> Step:
         """Book a step's groups, trained from weights of this version; the caller fills in the step's times."""

@@ -1,22 +1,27 @@
 """Who runs where: groups of prompts handed to engines as the policy allows, and what becomes of them.
 
-One event per completion: an engine plans its next one (`Engine.next_event`), and whatever changes an engine plans it
-anew; the event planned before is then stale and is passed over (`Engine.timer`).
+An engine plans its next completion (`Engine.next_event`), and whatever changes an engine plans it anew; the event
+planned before is then stale and is passed over (`Engine.timer`). Where nobody can touch an engine for a while (the
+trainer is at work, and no prompt is handed out when one ends), it works out all that happens until then at once, and
+only the end of a group is an event: the same figures, with a small part of the events and of the memory touched.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from minglm.rl.modes import PartialBuffer, Policy, Status
 from sim.rollout.case import Case
 from sim.rollout.collector import Collector
-from sim.rollout.engine import Engine, Trajectory
+from sim.rollout.engine import Engine
 from sim.rollout.group import Group
 from sim.rollout.placement import Placement
 from sim.rollout.timeline import Signal, Timeline
+from sim.rollout.trajectory import Trajectory
 
 
 class Dispatcher:
@@ -38,6 +43,16 @@ class Dispatcher:
         self._rng = random.Random(case.seed)
         self._placement = Placement(case.placement, engines, case.policy.prompts_per_batch)
         self._dirty: dict[int, Engine] = {}  # changed at this moment, to be planned
+        self._divided = case.placement == "divided"
+        # Until when, and for how long from any moment on, the trainer leaves engines alone; it says so while it waits
+        self.untouched_until, self.untouched_for_s = 0.0, 0.0
+        # Nothing is handed out when requests end: then an engine that is left alone hangs on nothing but itself
+        self._runs_ahead = (
+            not self._divided
+            and case.filter_keep >= 1.0
+            and self.policy.max_concurrent is None
+            and self.policy.filter_staleness_above is None
+        )
 
     # ---- submission
     def begin(self) -> None:
@@ -70,6 +85,7 @@ class Dispatcher:
         prompt = case.lengths.prompt_of(index)
         group.samples = [Trajectory(group, length, prompt) for length in lengths]
         group.unfinished = len(lengths)
+        group.tokens = sum(lengths) + prompt * len(lengths)
         self.submitted += 1
         return group
 
@@ -87,41 +103,63 @@ class Dispatcher:
             self.plan(engine)
 
     def plan(self, engine: Engine) -> None:
-        """Admit what fits and plan the next event of an engine that has changed; it must be at the present time."""
-        now = self.timeline.now
+        """Admit what fits and plan the next event of an engine that has changed; it must be at the present time.
+
+        Where nothing can touch it for a while, what happens until then is worked out here, in one go.
+        """
+        now = clock = self.timeline.now
         idle = not engine.n
         engine.admit(now)
         if idle and engine.n:
             self.collector.count(1)
-        if engine.id < self.case.watch:
-            self.collector.watch(engine)
-        due_s = engine.next_event(now)
-        if due_s is None:
-            engine.timer = 0  # what was planned before is stale
-        else:
-            wait_s = due_s - now
-            engine.timer = self.timeline.after(wait_s if wait_s > 0.0 else 0.0, self._on_due, engine)
+        watched = engine.id < self.case.watch
+        untouched_until = max(self.untouched_until, now + self.untouched_for_s) if self._runs_ahead else now
+        while True:
+            if watched:
+                self.collector.watch(engine, clock)
+            due_s = engine.next_event(clock)
+            if due_s is None:
+                engine.timer = 0  # what was planned before is stale
+                if clock > now:
+                    self.timeline.at(clock, self._on_idle)
+                return
+            wait_s = due_s - clock
+            due_s = clock + (wait_s if wait_s > 0.0 else 0.0)
+            if due_s >= untouched_until:
+                engine.timer = self.timeline.at(due_s, self._on_due, engine)
+                return
+            clock = due_s
+            self._ended(engine, engine.fire(clock), clock)
+            engine.admit(clock)
 
     # ---- what happens
     def _on_due(self, engine: Engine, timer: int) -> None:
         if timer != engine.timer:
             return  # the engine changed since
-        ended = engine.fire(self.timeline.now)
+        now = self.timeline.now
+        ended = engine.fire(now)
         if not engine.n:
             self.collector.count(-1)
         self._dirty[engine.id] = engine
-        any_complete, divided = False, self.case.placement == "divided"
-        for trajectory in ended:
-            if divided and trajectory.done < trajectory.length:
-                continue
-            if self.rolling_out:
-                self.collector.ended(1)
-            any_complete = self._ended(trajectory) or any_complete
-        self._placement.changed(engine)
-        if divided:
+        any_complete = self._ended(engine, ended, now)
+        if self._divided:
             for trajectory in ended:
                 if trajectory.done < trajectory.length:
                     self._dispatch(trajectory)
+        self._go_on(any_complete)
+
+    def _on_idle(self, _: None, __: int) -> None:
+        """An engine that ran ahead has ended its last request."""
+        self.collector.count(-1)
+        self._go_on(any_complete=False)
+
+    def _on_group_end(self, group: Group, _: int) -> None:
+        """The last sample of a group ends, on an engine that ran ahead."""
+        self._book(group)
+        self._go_on(any_complete=True)
+
+    def _go_on(self, any_complete: bool) -> None:
+        """After requests have ended: others may start, and who waits for groups or for idle engines is told."""
         if any_complete and (self.policy.continuous or self.rolling_out):
             self.refill()
         self._plan_changed()
@@ -130,12 +168,30 @@ class Dispatcher:
         if not self.collector.busy and not self.drained.given:
             self.drained.give()
 
-    def _ended(self, trajectory: Trajectory) -> bool:
-        """Whether its group is complete now."""
-        group: Group = trajectory.group
-        group.unfinished -= 1
-        if group.unfinished:
-            return False
+    def _ended(self, engine: Engine, trajectories: Iterable[Trajectory], at_s: float) -> bool:
+        """Book requests of an engine that end then; whether a group is complete with that now."""
+        any_complete = False
+        for trajectory in trajectories:
+            if self._divided and trajectory.done < trajectory.length:
+                continue
+            if self.rolling_out:
+                self.collector.ended(at_s)
+            group: Group = trajectory.group
+            group.unfinished -= 1
+            if at_s > group.ended_s:
+                group.ended_s = at_s
+            if group.unfinished:
+                continue
+            if group.ended_s > self.timeline.now:
+                self.timeline.at(group.ended_s, self._on_group_end, group)
+            else:
+                self._book(group)
+                any_complete = True
+        self._placement.changed(engine)
+        return any_complete
+
+    def _book(self, group: Group) -> None:
+        """A group is complete now."""
         del self.running[group.id]
         self.running_versions[group.version] -= 1
         self.status.running -= 1
@@ -146,9 +202,13 @@ class Dispatcher:
             self.status.finished += 1
         else:
             self.collector.lost["filtered"].append(group)
-        return True
 
     # ---- what the trainer asks for
+    def least_tokens(self, count: int) -> int:
+        """The tokens, prompts included, that a batch of so many of the groups at hand has at least."""
+        groups = itertools.chain(self.finished, self.running.values())
+        return sum(heapq.nsmallest(count, (group.tokens for group in groups)))
+
     def batch_is_ready(self, part: Policy) -> bool:
         """Whether `part` of a batch may be trained on now; groups that have become too stale are dropped before."""
         policy, status = self.policy, self.status
@@ -196,9 +256,9 @@ class Dispatcher:
                     self.collector.count(-1)
                 stopped = engine.abort(self.timeline.now)
                 self.plan(engine)
-                for trajectory in stopped:
-                    if trajectory.done >= trajectory.length:  # it ended at this very moment
-                        self._ended(trajectory)
+                self._ended(
+                    engine, [t for t in stopped if t.done >= t.length], self.timeline.now
+                )  # at this very moment
         unfinished, self.running = self.running, {}
         if self.policy.aborts_at_target:
             self.buffer.put_back(unfinished.values())

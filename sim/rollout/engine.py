@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from bisect import bisect_left, insort
+from array import array
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from minglm.errors import InputError
+from sim.rollout.trajectory import Trajectory, progress
 
 WATERMARK = 0.01  # published: vLLM admits a request while this share of the cache stays free; nothing else is held back
 FULL, SELECTION = -1.0, -2.0  # what happens next where it is no request's end: the cache is full; selection sets in
@@ -65,9 +67,10 @@ class DecodeCurve:
 
     def up_to(self, b: int) -> tuple[Sequence[float], Sequence[float]]:
         """`base` and `slope` as tables whose index is the requests running, at least up to `b`."""
-        for i in range(len(self._base), b + 1):
-            self._base.append(_interpolate(self.points, i))
-            self._slope.append(max(0.0, _interpolate(self.slopes, i)) if self.slopes else 0.0)
+        if b >= len(self._base):
+            for i in range(len(self._base), b + 1):
+                self._base.append(_interpolate(self.points, i))
+                self._slope.append(max(0.0, _interpolate(self.slopes, i)) if self.slopes else 0.0)
         return self._base, self._slope
 
     def beyond_topk(self, b: int, longest: float = 0.0) -> float:
@@ -116,29 +119,6 @@ def synchronous_makespan(lengths: Iterable[float], curve: DecodeCurve, prompt: f
     return total
 
 
-class Trajectory:
-    """One sample. `done` counts tokens that an interruption kept; `segments` say which weights sampled how many."""
-
-    __slots__ = ("admitted", "done", "first_mark", "group", "length", "origin", "prompt", "segments")
-
-    def __init__(self, group, length: int, prompt: int):
-        self.group, self.length, self.prompt, self.done = group, length, prompt, 0
-        self.origin, self.first_mark, self.admitted = 0.0, 0, 0
-        self.segments: list[tuple[int, int]] = []
-
-
-def _progress(trajectory: Trajectory, v: float) -> int:
-    """Its whole tokens when the clock shows `v`."""
-    return max(trajectory.done, min(trajectory.length, math.floor(v - trajectory.origin + 1e-9)))
-
-
-def _without(trajectory: Trajectory, v: float, kv: float) -> tuple[float, Trajectory, int]:
-    """What is cached once it is put back at `v`; itself; and its tokens then."""
-    done = _progress(trajectory, v)
-    kv -= trajectory.prompt + done
-    return (kv if kv > 0.0 else 0.0), trajectory, done
-
-
 class Engine:
     """The state of one engine and its arithmetic; `sim.rollout.simulate` owns the events."""
 
@@ -148,7 +128,8 @@ class Engine:
         "busy_s",
         "chunk",
         "curve",
-        "ends",
+        "end_marks",
+        "ending",
         "held",
         "id",
         "kv",
@@ -198,7 +179,9 @@ class Engine:
         self.reuse_kv_cache, self.share, self.kv_offload_s = reuse_kv_cache, share_prompts, kv_offload_s
         self.slow = 1.0  # times its usual seconds, while another process has part of the machine
         self.v = self.t = self.resume = 0.0  # token clock; time it was read; decoding goes on from `resume`
-        self.ends: list[tuple[float, int, Trajectory]] = []  # (token clock at its end, serial, who), the next first
+        # Who runs, and the token clock at their ends, the next first: numbers side by side, as a search reads several
+        self.ending: list[Trajectory] = []
+        self.end_marks = array("d")
         self.queue: deque[Trajectory] = deque()
         self.kv, self.n, self.serial, self.timer = 0.0, 0, 0, 0
         self.marks: list[tuple[float, int]] = [(0.0, 0)]  # (token clock, weight version from there on)
@@ -218,8 +201,8 @@ class Engine:
     # ---- the token clock
     def advance(self, now: float) -> None:
         """Bring clock, cache and counters to `now`. No completion may lie in between."""
-        while self.ahead and self.ahead[0][0] <= now:
-            self._put_back(*self.ahead.popleft())
+        if self.ahead:
+            self._catch_up(now)
         n = self.n
         if n:
             self._book(now)
@@ -266,7 +249,7 @@ class Engine:
         n = self.n
         if not n:
             return None
-        end, _, first = self.ends[0]
+        end, first = self.end_marks[0], self.ending[0]
         v, kv, resume, slow, limit = self.v, self.kv, self.resume, self.slow, self.kv_limit
         base, slope = self.curve.up_to(n)
         ahead, youngest_first = self.ahead, reversed(self.running.values())
@@ -281,7 +264,10 @@ class Engine:
             due = (now if now > resume else resume) + ((base[n] + c * kv) * slow * x + c * n * slow * x * x / 2.0)
             now += due - now
             v += x
-            kv, youngest, done = _without(youngest, v, kv + n * x)
+            done = progress(youngest, v)
+            kv += n * x - (youngest.prompt + done)
+            if kv < 0.0:
+                kv = 0.0
             ahead.append((now, v, kv, youngest, done))
             n -= 1
             x = end - v
@@ -294,78 +280,100 @@ class Engine:
     def fire(self, now: float) -> list[Trajectory]:
         """The planned event happens: the requests that end, or none when the cache was full and the youngest went
         back."""
-        while self.ahead:
-            self._put_back(*self.ahead.popleft())
-        n = self.n
+        if self.ahead:
+            self._catch_up(math.inf)
+        n, target = self.n, self.target
         self._book(now)
         self.t = now
-        if self.target == SELECTION:
+        if target == SELECTION:
             self._tick(self._until_selection() + 2e-9)
             return []
-        if self.target == FULL:
-            x = max(0.0, (self.kv_limit - self.kv) / n)
+        if target == FULL:
+            x = (self.kv_limit - self.kv) / n
+            v = self.v + (x if x > 0.0 else 0.0)
             youngest = next(reversed(self.running.values()))
-            self._put_back(now, self.v + x, *_without(youngest, self.v + x, self.kv + n * x))
+            done = progress(youngest, v)
+            kv = self.kv + n * (v - self.v) - (youngest.prompt + done)
+            self.ahead.append((now, v, kv if kv > 0.0 else 0.0, youngest, done))
+            self._catch_up(now)
             return []
-        self._tick(self.target - self.v)
-        self.v = self.target  # no rounding builds up
-        ended = []
-        ends = self.ends
-        while ends and ends[0][0] <= self.target:
-            trajectory = ends.pop(0)[2]
-            self._leave(trajectory, min(trajectory.length, trajectory.done + self.chunk))
+        self._tick(target - self.v)
+        self.v = target  # no rounding builds up
+        ended, ending, end_marks, chunk = [], self.ending, self.end_marks, self.chunk
+        while end_marks and end_marks[0] <= target:
+            del end_marks[0]
+            trajectory = ending.pop(0)
+            done = trajectory.done + chunk
+            self._leave(trajectory, done if done < trajectory.length else trajectory.length)
             ended.append(trajectory)
         self.blocked = False
         return ended
 
     def _leave(self, trajectory: Trajectory, done: int) -> None:
-        """Take a request out of the batch; its tokens are booked on the versions that sampled them."""
-        marks, last = self.marks, trajectory.done
-        if done > last:
-            if trajectory.first_mark == len(marks) - 1:
-                version, segments = marks[-1][1], trajectory.segments
-                if segments and segments[-1][0] == version:  # it was put back meanwhile
-                    segments[-1] = (version, segments[-1][1] + done - last)
-                else:
-                    segments.append((version, done - last))
-            else:
-                for i in range(trajectory.first_mark, len(marks)):
-                    end = (
-                        done
-                        if i + 1 == len(marks)
-                        else min(done, max(last, math.floor(marks[i + 1][0] - trajectory.origin + 1e-9)))
-                    )
-                    if end > last:
-                        trajectory.segments.append((marks[i][1], end - last))
-                        last = end
+        """Take a request out of the batch."""
+        if done > trajectory.done:
+            self._book_tokens(trajectory, done)
         del self.running[trajectory.admitted]
-        trajectory.done, trajectory.admitted = done, 0
+        trajectory.admitted = 0
         self.n -= 1
         self.kv = self.kv - trajectory.prompt - done if self.n else 0.0
 
-    def _put_back(self, now: float, v: float, kv: float, youngest: Trajectory, done: int) -> None:
-        """The cache is full when the clock shows `v`: the youngest goes with so many tokens, and leaves `kv` cached."""
-        self._book(now)
-        self.tokens += self.n * (v - self.v)
-        self.t, self.v = now, v
-        del self.ends[bisect_left(self.ends, (self._end(youngest), youngest.admitted))]
-        self._leave(youngest, done)
-        self.kv = kv
-        youngest.admitted = -1  # its cache is gone, whatever `reuse_kv_cache` says
-        self.queue.appendleft(youngest)
-        self.blocked = True
-        self.preemptions += 1
+    def _book_tokens(self, trajectory: Trajectory, done: int) -> None:
+        """A request's tokens up to `done`, on the versions that sampled them."""
+        marks, last = self.marks, trajectory.done
+        segments = trajectory.segments or []
+        trajectory.done = done
+        if trajectory.first_mark == len(marks) - 1:
+            version = marks[-1][1]
+            if not segments:
+                trajectory.segments = [(version, done - last)]
+            elif segments[-1][0] == version:  # it was put back meanwhile
+                segments[-1] = (version, segments[-1][1] + done - last)
+            else:
+                segments.append((version, done - last))
+            return
+        for i in range(trajectory.first_mark, len(marks)):
+            end = (
+                done
+                if i + 1 == len(marks)
+                else min(done, max(last, math.floor(marks[i + 1][0] - trajectory.origin + 1e-9)))
+            )
+            if end > last:
+                segments.append((marks[i][1], end - last))
+                last = end
+        trajectory.segments = segments
 
-    def _end(self, trajectory: Trajectory) -> float:
-        """What the clock shows when a running request ends, or its chunk does."""
-        return trajectory.origin + min(trajectory.length, trajectory.done + self.chunk)
+    def _catch_up(self, now: float) -> None:
+        """What the full cache did until `now`: the youngest is put back, and then the next youngest."""
+        ahead, ending, end_marks, running, queue = self.ahead, self.ending, self.end_marks, self.running, self.queue
+        n, t, v = self.n, self.t, self.v
+        while ahead and ahead[0][0] <= now:
+            due, clock, kv, youngest, done = ahead.popleft()
+            self.busy_s += due - t
+            self.running_s += n * (due - t)
+            self.tokens += n * (clock - v)
+            t, v = due, clock
+            place = bisect_right(end_marks, youngest.end) - 1  # of those who end together it came last
+            del ending[place], end_marks[place]
+            running.popitem()
+            if done > youngest.done:
+                self._book_tokens(youngest, done)
+            youngest.admitted = -1  # its cache is gone, whatever `reuse_kv_cache` says
+            queue.appendleft(youngest)
+            n -= 1
+            self.kv, self.blocked = kv, True
+        self.preemptions += self.n - n
+        self.n, self.t, self.v = n, t, v
 
     # ---- who comes
     def admit(self, now: float) -> int:
         """Start queued requests while they fit; the engine must be at `now`. Returns how many."""
-        if self.blocked or self.held:
+        queue = self.queue
+        if not queue or self.blocked or self.held:
             return 0
-        queue, serial, called, read = self.queue, self.serial, False, set()
+        serial, called, read = self.serial, False, set()
+        v, ending, end_marks, running = self.v, self.ending, self.end_marks, self.running
+        mark, chunk = len(self.marks) - 1, self.chunk
         n, kv, fits = self.n, self.kv, (1.0 - WATERMARK) * self.kv_limit
         while queue and n < self.max_running:
             trajectory = queue[0]
@@ -393,10 +401,14 @@ class Engine:
             kv += need
             serial += 1
             trajectory.admitted = serial
-            trajectory.origin = self.v - done
-            trajectory.first_mark = len(self.marks) - 1
-            insort(self.ends, (self._end(trajectory), serial, trajectory))
-            self.running[serial] = trajectory
+            trajectory.origin = origin = v - done
+            trajectory.first_mark = mark
+            last = done + chunk
+            trajectory.end = end = origin + (last if last < trajectory.length else trajectory.length)
+            place = bisect_right(end_marks, end)
+            end_marks.insert(place, end)
+            ending.insert(place, trajectory)
+            running[serial] = trajectory
         count = n - self.n
         self.n, self.kv, self.serial = n, kv, serial
         return count
@@ -420,9 +432,10 @@ class Engine:
         """Stop everything; the unfinished requests with what they have."""
         stopped = list(self.running.values())
         for trajectory in stopped:
-            self._leave(trajectory, _progress(trajectory, self.v))
+            self._leave(trajectory, progress(trajectory, self.v))
         stopped += self.queue
-        self.ends.clear()
+        self.ending.clear()
+        del self.end_marks[:]
         self.queue.clear()
         self.kv, self.resume, self.blocked = 0.0, now, False
         self.ahead.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.rollout.engine import Trajectory
+from sim.rollout.trajectory import Trajectory
 
 
 class Group:
@@ -11,15 +11,17 @@ class Group:
     Attributes:
         id: in the order of creation. version: of the weights when it was first submitted.
         kept: the dynamic filter will keep it. unfinished: samples that still run or wait.
+        ended_s: when the last of those that have ended did. tokens: of all, prompts included.
         engine: where its samples are placed together; None before the first.
     """
 
-    __slots__ = ("engine", "id", "kept", "samples", "unfinished", "version")
+    __slots__ = ("ended_s", "engine", "id", "kept", "samples", "tokens", "unfinished", "version")
 
     def __init__(self, id: int, version: int, kept: bool) -> None:
         self.id, self.version, self.kept = id, version, kept
         self.samples: list[Trajectory] = []
-        self.unfinished = 0
+        self.unfinished = self.tokens = 0
+        self.ended_s = 0.0
         self.engine: int | None = None
 
     @property

@@ -2,8 +2,9 @@
 
 The rules are `minglm.rl.modes.Policy`, the ones that the real loop obeys: who may start, when a batch is ready, what
 is too stale. This room adds time: engines decode at rates that depend on batch and cache (`sim.rollout.engine`), the
-trainer takes seconds per token, a weight sync takes seconds. One event per completion, none per token, so that half a
-million trajectories on three thousand engines take seconds of one core.
+trainer takes seconds per token, a weight sync takes seconds. No event per token, and a completion is one only where
+something hangs on it (`sim.rollout.dispatcher`), so that millions of trajectories on three thousand engines take
+seconds of one core.
 
     >>> from minglm.rl.modes import Policy
     >>> from sim.rollout.engine import DecodeCurve

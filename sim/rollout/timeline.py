@@ -7,7 +7,7 @@ completion: a large case has millions of them, and only the trainer is a process
     >>> def trainer():
     ...     yield 2.0
     ...     seen.append(timeline.now)
-    >>> _ = timeline.after(1.0, lambda engine, serial: seen.append(engine), "engine 0")
+    >>> _ = timeline.at(1.0, lambda engine, serial: seen.append(engine), "engine 0")
     >>> timeline.run(trainer()), seen
     (True, ['engine 0', 2.0])
 """
@@ -48,10 +48,10 @@ class Timeline:
         self._due: list[tuple[float, int, Callable[[Any, int], None], Any]] = []
         self._process: Process | None = None
 
-    def after(self, seconds: float, act: Callable[[Any, int], None], argument: Any = None) -> int:
-        """`act(argument, serial)` after so many seconds; returns the serial, by which a later plan is told apart."""
+    def at(self, time_s: float, act: Callable[[Any, int], None], argument: Any = None) -> int:
+        """`act(argument, serial)` then, which is not in the past; returns the serial, to tell a later plan from it."""
         self._serial += 1
-        heappush(self._due, (self.now + seconds, self._serial, act, argument))
+        heappush(self._due, (time_s, self._serial, act, argument))
         return self._serial
 
     def run(self, process: Process) -> bool:
@@ -72,6 +72,6 @@ class Timeline:
             self._process = None
             return
         if isinstance(waits_for, Signal):
-            waits_for.on_given = lambda: self.after(0.0, self._resume)
+            waits_for.on_given = lambda: self.at(self.now, self._resume)
         else:
-            self.after(waits_for, self._resume)
+            self.at(self.now + waits_for, self._resume)

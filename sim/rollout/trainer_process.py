@@ -38,8 +38,15 @@ class TrainerProcess:
                 began = self.timeline.now
                 yield from self._sync_weights()
                 sync_s = self.timeline.now - began
-                self.collector.trainer_spans.append(("weight_sync", self.timeline.now - case.weight_sync_s, self.timeline.now))
-            step.end_s, step.wait_s, step.train_s, step.weight_sync_s = self.timeline.now, self.wait_s, self.train_s, sync_s
+                self.collector.trainer_spans.append(
+                    ("weight_sync", self.timeline.now - case.weight_sync_s, self.timeline.now)
+                )
+            step.end_s, step.wait_s, step.train_s, step.weight_sync_s = (
+                self.timeline.now,
+                self.wait_s,
+                self.train_s,
+                sync_s,
+            )
             if number == case.warmup:
                 self.collector.end_warmup()
             if number < case.steps:
@@ -52,9 +59,14 @@ class TrainerProcess:
         """One update; returns the groups that it took."""
         case, policy, timeline, dispatcher = self.case, self.policy, self.timeline, self.dispatcher
         began = timeline.now
-        while not dispatcher.batch_is_ready(self.part):
-            dispatcher.group_done = Signal()
-            yield dispatcher.group_done
+        if not dispatcher.batch_is_ready(self.part):
+            dispatcher.untouched_for_s = self._least_train_s()
+            while True:
+                dispatcher.group_done = Signal()
+                yield dispatcher.group_done
+                if dispatcher.batch_is_ready(self.part):
+                    break
+        dispatcher.untouched_for_s = 0.0
         self.wait_s += timeline.now - began
         if last and not policy.continuous:
             dispatcher.end_rollout()
@@ -70,11 +82,27 @@ class TrainerProcess:
         self.collector.trainer_spans.append(("train", timeline.now, timeline.now + seconds))
         if case.decode_interference != 1.0:
             dispatcher.slow_down(case.decode_interference)
-        yield seconds
+        yield from self._leave_alone(seconds)
         if case.decode_interference != 1.0:
             dispatcher.slow_down(1.0)
         self.train_s += seconds
         return batch
+
+    def _leave_alone(self, seconds: float) -> Process:
+        """So many seconds in which nothing is asked of an engine."""
+        self.dispatcher.untouched_until = self.timeline.now + seconds
+        yield seconds
+
+    def _least_train_s(self) -> float:
+        """Seconds that pass between any moment of a wait for a batch and the next time that an engine is touched.
+
+        Under `async` a batch is taken without a word to the engines: only the weights after its update reach them.
+        """
+        case = self.case
+        if self.policy.mode != "async" or case.decode_interference != 1.0:
+            return 0.0
+        tokens = self.dispatcher.least_tokens(self.part.prompts_per_batch)
+        return (case.train_fixed_s / case.parts + case.train_s_per_token * tokens) * min(1.0, case.train_interference)
 
     def _sync_weights(self) -> Process:
         dispatcher = self.dispatcher
@@ -88,5 +116,5 @@ class TrainerProcess:
                 dispatcher.drained = Signal()
                 yield dispatcher.drained
         dispatcher.sync_weights(self.case.weight_sync_s)
-        yield self.case.weight_sync_s
+        yield from self._leave_alone(self.case.weight_sync_s)
         dispatcher.status.version += 1

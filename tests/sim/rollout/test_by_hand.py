@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 
 from minglm.rl.modes import Policy
-from sim.rollout.engine import DecodeCurve, Engine, Trajectory
+from sim.rollout.engine import DecodeCurve, Engine
 from sim.rollout.group import Group
 from sim.rollout.lengths import Lengths
 from sim.rollout.simulate import Case, simulate
+from sim.rollout.trajectory import Trajectory
 
 STEADY = DecodeCurve(((1, 1.0), (8, 1.0)))  # a token of each request a second, however many run
 

@@ -9,12 +9,15 @@ import pytest
 from minglm.errors import InputError
 from minglm.rl.modes import Policy
 from sim.cli import main
-from sim.rollout.engine import DecodeCurve, Engine, Trajectory, synchronous_makespan
+from sim.rollout.dispatcher import Dispatcher
+from sim.rollout.engine import DecodeCurve, Engine, synchronous_makespan
 from sim.rollout.lengths import Lengths, explained_share, from_rows, read_log
 from sim.rollout.metrics import compare
 from sim.rollout.questions import answer, best_split, fold, over_sampling_that_pays
 from sim.rollout.scenario import read
 from sim.rollout.simulate import Case, simulate
+from sim.rollout.timeline import Signal, Timeline
+from sim.rollout.trajectory import Trajectory
 
 CURVE = DecodeCurve(((1, 0.01), (16, 0.02), (64, 0.05)), ((1, 1e-7), (64, 2e-7)))
 CASE = Case(
@@ -150,6 +153,66 @@ def test_cache_limit_makes_requests_wait_and_loses_none():
         and tight.throughput.trained_tokens == free.throughput.trained_tokens
         and tight.waste.preemptions > 0
     )
+
+
+@pytest.mark.parametrize("mode", ["sync", "one_step_off", "async", "april", "glm5"])
+@pytest.mark.parametrize("kv_limit", [None, 20_000.0])
+def test_running_ahead_changes_no_figure(mode, kv_limit, monkeypatch):
+    """Engines that nobody touches work out their stretch at once; event by event the figures are the same."""
+    case = replace(
+        CASE,
+        policy=Policy(mode, 16),
+        steps=6,
+        warmup=1,
+        kv_limit=kv_limit,
+        train_s_per_token=2e-3,
+        weight_sync_s=3.0,
+        watch=2,
+    )
+    ahead = simulate(case).to_dict()
+    began = Dispatcher.__init__
+
+    def event_by_event(self, *args):
+        began(self, *args)
+        self._runs_ahead = False
+
+    monkeypatch.setattr(Dispatcher, "__init__", event_by_event)
+    assert _close(simulate(case).to_dict(), ahead)
+
+
+def _close(one, other) -> bool:
+    """Equal in every figure, to 1e-9 of it."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_close(one[k], other[k]) for k in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_close, one, other))
+    return one == other or (isinstance(one, float) and one == pytest.approx(other, rel=1e-9, abs=1e-12))
+
+
+def test_timeline_goes_by_time_and_then_by_who_was_first():
+    timeline, seen = Timeline(), []
+    signal = Signal()
+
+    def process():
+        yield 1.0
+        seen.append(("process", timeline.now))
+        yield signal
+        seen.append(("signal", timeline.now))
+
+    def note(name, _):
+        seen.append((name, timeline.now))
+        if name == "late":
+            signal.give()
+
+    for name, at_s in (("late", 2.0), ("first", 1.0), ("second", 1.0)):
+        timeline.at(at_s, note, name)
+    assert timeline.run(process())
+    assert seen == [("first", 1.0), ("second", 1.0), ("process", 1.0), ("late", 2.0), ("signal", 2.0)]
+
+
+def test_timeline_says_that_nothing_is_due_any_more():
+    timeline = Timeline()
+    assert not timeline.run(iter([Signal()]))
 
 
 def test_filter_wastes_what_it_drops():
