@@ -90,6 +90,17 @@ def _encode(piece, merges, order="rank", once=False):
             return piece
 
 
+def _longest_first(piece, merges):
+    known = {tuple(_decode([256 + n], merges)): 256 + n for n in range(len(merges))}
+    known |= {(symbol,): symbol for symbol in piece}
+    out, i = [], 0
+    while i < len(piece):
+        length = max(n for n in range(1, len(piece) - i + 1) if piece[i : i + n] in known)
+        out.append(known[piece[i : i + length]])
+        i += length
+    return tuple(out)
+
+
 def _decode(symbols, merges, depth=math.inf, reverse=False):
     out = list(symbols)
     while any(s >= 256 for s in out) and depth > 0:
@@ -129,7 +140,7 @@ EXERCISES = [
     Exercise(
         "build_0.count_pairs",
         _pairs,
-        lambda: [(WORDS,), ({(4, 4): 3, (4, 4, 4): 1},), ({(5,): 7},)],
+        lambda: [(WORDS,), ({(4, 4): 3, (4, 4, 4): 1},), ({(8, 3, 8): 2, (3, 8): 5},), ({(5,): 7},)],
         (
             Mistake(partial(_pairs, weighted=False), "A piece that stands in the corpus n times counts n times."),
             Mistake(partial(_pairs, once=True), "A pair that stands in one piece several times counts each time."),
@@ -182,6 +193,7 @@ EXERCISES = [
             ((1, 2, 1, 2), MERGES),
             ((3, 2, 1), MERGES),
             ((6, 6, 6), [(6, 6)]),
+            ((1, 2, 3, 4), [(2, 3), (1, 2), (256, 4)]),
         ],
         (
             Mistake(
@@ -190,6 +202,10 @@ EXERCISES = [
             ),
             Mistake(
                 partial(_encode, once=True), "Go on until no known pair is left: a merge can make a new known pair."
+            ),
+            Mistake(
+                _longest_first,
+                "The longest known symbol from the left is another rule: what was learnt first is merged first.",
             ),
         ),
         "Among the piece's pairs take the one with the lowest place in merges, merge it everywhere, repeat.",

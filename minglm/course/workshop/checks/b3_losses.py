@@ -6,12 +6,20 @@ import torch
 import torch.nn.functional as F
 
 from minglm.course.workshop.checking import Exercise, Mistake
-from minglm.course.workshop.checks import drawn
+from minglm.course.workshop.checks import NO_GRADIENT, drawn, learns
 from minglm.rl.objectives import Clip, grpo
 
 
 def _mask():
     return torch.tensor([[0, 1, 1, 1, 0], [0, 0, 1, 0, 0]]).bool()
+
+
+def _answers(scale=1.0):
+    return scale * drawn(2, 5, 7), torch.arange(10).view(2, 5) % 7, _mask()
+
+
+def _ratios():
+    return drawn(4, 5), drawn(4, 5, seed=1), torch.tensor([1.0, -2.0, 0.5, -0.3]), 0.2, 0.28
 
 
 def _sft(logits, targets, mask, how="token", sign=1):
@@ -60,15 +68,21 @@ EXERCISES = [
     Exercise(
         "build_3.sft_loss",
         _sft,
-        lambda: [(drawn(2, 5, 7), torch.arange(10).view(2, 5) % 7, _mask())],
+        lambda: [_answers(), _answers(scale=300.0)],
         (
             Mistake(partial(_sft, how="all"), "The mask is not used: prompt and padding count too."),
             Mistake(
                 partial(_sft, how="rows"), "Average over all counted tokens of the batch together, not row by row."
             ),
             Mistake(partial(_sft, sign=-1), "The sign is wrong: the loss is minus the mean log-probability."),
+            Mistake(
+                lambda logits, targets, mask: F.nll_loss(logits.softmax(-1)[mask].log(), targets[mask]),
+                "Of large logits a softmax rounds to 0, which has no logarithm: take log_softmax.",
+            ),
+            Mistake(lambda logits, targets, mask: _sft(logits.detach(), targets, mask), NO_GRADIENT),
         ),
         "log_softmax, gather the targets, minus the mean where mask is True.",
+        also=learns(0, _answers),
     ),
     Exercise(
         "build_3.advantages",
@@ -89,7 +103,7 @@ EXERCISES = [
     Exercise(
         "build_3.clipped",
         _clipped,
-        lambda: [(drawn(4, 5), drawn(4, 5, seed=1), torch.tensor([1.0, -2.0, 0.5, -0.3]), 0.2, 0.28)],
+        lambda: [_ratios()],
         (
             Mistake(
                 partial(_clipped, how="clip only"), "Take the minimum of r·A and clip(r)·A, not the clipped alone."
@@ -97,8 +111,10 @@ EXERCISES = [
             Mistake(partial(_clipped, how="none"), "Nothing is clipped: a token that moved far still gets a gradient."),
             Mistake(partial(_clipped, how="max"), "It is the minimum of the two products, the more careful one."),
             Mistake(partial(_clipped, sign=1), "The sign is wrong: a loss falls where the advantage is earned."),
+            Mistake(lambda logp, *others: _clipped(logp.detach(), *others), NO_GRADIENT),
         ),
         "r = exp(logp - logp_old); -minimum(r·A, clamp(r, 1 - low, 1 + high)·A).",
+        also=learns(0, _ratios),
     ),
     Exercise(
         "build_3.k3",

@@ -25,7 +25,7 @@ def _context(model, length, cache=None):
 # ---------------------------------------------------------------------- choice of keys
 
 
-def _choose(scores, k, at_zero=False, empty=-1, future=False):
+def _choose(scores, k, at_zero=False, empty=-1, future=False, highest=False):
     """Query by query, with Python's own stable sort."""
     T, S = scores.shape[1:]
     out = []
@@ -33,7 +33,8 @@ def _choose(scores, k, at_zero=False, empty=-1, future=False):
         queries = []
         for t, values in enumerate(row.tolist()):
             last = S - 1 if future else t if at_zero else S - T + t
-            ranked = sorted(range(last + 1), key=lambda s: -values[s])
+            places = range(last, -1, -1) if highest else range(last + 1)
+            ranked = sorted(places, key=lambda s: -values[s])
             queries.append((ranked[:k] + [empty] * k)[:k])
         out.append(queries)
     return torch.tensor(out)
@@ -187,6 +188,8 @@ def _decode(model, prompt, count, temperature, top_p, numbers, wrong):
     own = solved("build_5_decoding")
     if wrong == "greedy":
         return own["decode"](model, prompt, count)
+    if wrong == "no top_p":
+        return own["decode"](model, prompt, count, temperature, 1.0, numbers)
     if wrong == "same numbers":
         return own["decode"](model, prompt, count, temperature, top_p, lambda i: numbers(0))
     tokens = prompt
@@ -275,11 +278,13 @@ EXERCISES = [
             (drawn(1, 1, 6, seed=1), 3),
             (drawn(1, 5, 5, seed=2), 4),
             (-drawn(1, 2, 3).abs(), 3),
+            (drawn(1, 4, 8, seed=3).round().clamp(-1, 1), 3),
         ],
         (
             Mistake(partial(_choose, at_zero=True), "The queries are the last T of S: query t stands at S - T + t."),
             Mistake(partial(_choose, future=True), "Queries choose keys that come after them: hide the future first."),
             Mistake(partial(_choose, empty=0), "A place that nothing fills holds -1; 0 is a position."),
+            Mistake(partial(_choose, highest=True), "Equal scores go to the lowest position: stable=True."),
         ),
         "As select of build 2, with triu(1 + S - T) in place of triu(1).",
         use=places_in_any_order,
@@ -346,9 +351,11 @@ EXERCISES = [
         lambda: [
             (decoding.prompts(subject().config.vocab_size), 6, 0.0, 1.0),
             (decoding.prompts(subject().config.vocab_size), 6, 0.8, 0.9),
+            (decoding.prompts(subject().config.vocab_size), 6, 1.2, 0.3),
         ],
         (
             Mistake(partial(_decode, wrong="greedy"), "The temperature is not used: above 0 a token is drawn."),
+            Mistake(partial(_decode, wrong="no top_p"), "top_p is not used: hand it to your distribution."),
             Mistake(partial(_decode, wrong="same numbers"), "Each token has its own numbers: numbers(i) for token i."),
             Mistake(
                 partial(_decode, wrong="reads all again"),

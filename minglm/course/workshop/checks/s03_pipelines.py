@@ -61,6 +61,8 @@ def reference_time(orders, times, hop, wrong=""):
 def _bubble(orders, times, hop, wrong=""):
     work = [sum(times[kind] for kind, _ in order) for order in orders]
     whole = reference_time(orders, times, hop)
+    if wrong == "first rank":
+        return 1 - work[0] / whole
     idle = sum(whole - w for w in work)
     return (
         idle / sum(work) if wrong == "of the work" else idle / whole if wrong == "ranks" else idle / whole / len(orders)
@@ -95,14 +97,15 @@ def _lists(answer):
 
 def _deadlock(answer) -> None:
     """Two ranks that wait for each other are told apart from a loop without end."""
-    stuck = [[("B", 0), ("F", 0)], [("F", 0), ("B", 0)]]
-    try:
-        answer(stuck, TIMES, 0.0)
-    except NotYet as err:
-        if "ValueError" in str(err):
-            return
-        raise
-    raise NotYet("Orders that wait for each other for ever must raise ValueError; here a time was given.")
+    forward, backward = ("F", 0), ("B", 0)
+    for stuck in ([[backward, forward], [forward, backward]], [[forward, backward], [backward, forward]]):
+        try:
+            answer(stuck, TIMES, 0.0)
+        except NotYet as err:
+            if "ValueError" in str(err):
+                continue
+            raise
+        raise NotYet("Orders that wait for each other for ever must raise ValueError; here a time was given.")
 
 
 def _grid():
@@ -120,6 +123,7 @@ def _time_cases():
         (_orders(3, 5, _gpipe), TIMES, 0.1),
         (_orders(3, 6, _zero_bubble), TIMES, 0.05),
         (_orders(1, 2, reference_order), TIMES, 9.0),
+        (_orders(2, 1, reference_order), TIMES, 0.5),
     ]
 
 
@@ -167,10 +171,17 @@ EXERCISES = [
     Exercise(
         "scale_03.bubble",
         _bubble,
-        lambda: [(_orders(4, 8, s), TIMES, h) for s, h in ((reference_order, 0.0), (_gpipe, 0.2), (_zero_bubble, 0.0))],
+        lambda: [
+            *((_orders(4, 8, s), TIMES, h) for s, h in ((reference_order, 0.0), (_gpipe, 0.2), (_zero_bubble, 0.0))),
+            ([[("F", 0), ("B", 0)], [("F", 0), ("B", 0), ("W", 0)]], TIMES, 0.1),
+        ],
         (
             Mistake(partial(_bubble, wrong="of the work"), "The share is of all the ranks' time, not of their work."),
             Mistake(partial(_bubble, wrong="ranks"), "The time of all ranks is ranks · step time."),
+            Mistake(
+                lambda orders, times, hop: _bubble(orders, times, hop, wrong="first rank"),
+                "The work of all ranks counts: they need not have the same.",
+            ),
         ),
         "1 − sum of all work over len(orders) · step_time.",
         hints=(

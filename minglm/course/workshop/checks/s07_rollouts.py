@@ -132,6 +132,7 @@ EXERCISES = [
             ([[0]], [9], 3),
             ([[2, 2], [1, 3]], [4, 4], 2),
             ([[7], [7]], [7, 8], 0),
+            ([[3], [4, 1]], [4, 6], 3),
         ],
         (
             Mistake(partial(_ages, pick=max), "The oldest token counts: the smallest version that it wrote under."),
@@ -154,6 +155,7 @@ EXERCISES = [
             (1000, 8, 5000.0, 5e7, 100.0, 512),
             (9, 8, 1.0, 10.0, 1.0, 1),
             (10, 1, 1.0, 6.0, 6.0, 1),
+            (3, 1, 1.0, 2.0, 2.0, 1),  # one engine or two: the same
         ],
         (
             Mistake(partial(_engines, wrong="in turn"), "Both sides run beside each other: the slower one counts."),
