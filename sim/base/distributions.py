@@ -17,6 +17,8 @@ from typing import Any
 from minglm.errors import InputError
 from sim.base.units import parse
 
+DRAWS = 256  # of the uncertain inputs behind every interval, where no other number is asked for
+
 
 @dataclass(frozen=True)
 class Triangle:

@@ -10,6 +10,7 @@ from sim.base.units import show
 from sim.cli._progress import progress_bar
 from sim.cli._question import question_arguments, question_options
 from sim.cli._scenario import name_or_mapping
+from sim.planner.row_words import dollars, price, with_interval
 
 TEXT = "the same run on several chips: time, chips, money, energy, and the break-even price"
 EXAMPLES = """clustersim compare --model glm5 --chips 8192 --tokens 28.5T
@@ -49,38 +50,30 @@ def main(args: argparse.Namespace) -> int:
 
 
 def text(result: dict, args: argparse.Namespace) -> str:
-    """The table for a terminal. Money's range takes every price at its low, or at its high end."""
+    """The table for a terminal, with 90% intervals in brackets."""
     lines = [
         f"{args.model}, {show(result['tokens'], 'count')} tokens, {args.chips} of each chip; cost for all of them, "
         "those that the best plan leaves as spares too",
         "",
-        f"{'chip':10}{'plan':44}{'chips':>8}{'days':>8}{'MFU':>7}{'to rent':>30}{'to own':>30}{'GWh':>8}"
-        f"{'break-even':>13}",
+        f"{'chip':10}{'plan':44}{'chips':>8}{'days':>21}{'MFU':>7}{'to rent':>30}{'to own':>30}{'GWh':>8}"
+        f"{'break-even':>27}",
     ]
     for r in result["rows"]:
         if "days" not in r:
             lines.append(f"{r['chip']:10}{r['reason']}")
             continue
 
-        def money(usd: str, price: str, r=r) -> str:
-            if usd not in r or not r[price]:
-                return "price unknown"
-            p = r[price]
-            span = (
-                [show(r[usd] * p[end] / p["value"], "money") for end in ("low", "high")] if p["value"] else ["?", "?"]
-            )
-            return f"{show(r[usd], 'money')} ({span[0]}–{span[1]})"
-
-        even = f"${r['break_even_usd_per_hour']:.2f}/h" if r["break_even_usd_per_hour"] is not None else "-"
+        rent, own = (with_interval(r, k, dollars) if k in r else "price unknown" for k in ("rent_usd", "own_usd"))
+        has_even = r["break_even_usd_per_hour"] is not None
+        even = with_interval(r, "break_even_usd_per_hour", price) + "/h" if has_even else "-"
         lines.append(
-            f"{r['chip']:10}{r['plan'][:43]:44}{r['chips']:>8,}{r['days']:>8.3g}{r['mfu']:>7.1%}"
-            f"{money('rent_usd', 'rent_usd_per_hour'):>30}{money('own_usd', 'system_price_usd'):>30}"
-            f"{r['energy_kwh'] / 1e6:>8.3g}{even:>13}"
+            f"{r['chip']:10}{r['plan'][:43]:44}{r['chips']:>8,}{with_interval(r, 'days'):>21}{r['mfu']:>7.1%}"
+            f"{rent:>30}{own:>30}{r['energy_kwh'] / 1e6:>8.3g}{even:>27}"
         )
     lines += [
         "",
-        f"break-even: the rent of a chip-hour at which the run costs what it does on {result['against']}; ranges "
-        "move the price alone",
+        f"break-even: the rent of a chip-hour at which the run costs what it does on {result['against']}; in brackets "
+        "90% of draws of every uncertain input and of the simulator's own error",
         "",
     ]
     for r in result["rows"]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from minglm.errors import InputError
 from minglm.runtime.arguments import COUNT, whole
 from minglm.runtime.terminal import json_text
+from sim.base.distributions import DRAWS
 from sim.base.units import show
 from sim.cli import _inverse as inverse_questions
 from sim.cli._progress import progress_bar
@@ -21,7 +22,6 @@ from sim.cost.price_flags import add_price_flags, read_prices
 if TYPE_CHECKING:
     from sim.planner.question import Question
 
-DRAWS = 256  # as every range of `clustersim run`
 TEXT = "find the best plan: all that fit in memory, ranked, with the Pareto front and the reasons"
 EXAMPLES = """clustersim plan --model gpt3_175b --cluster dgx_a100 --chips 64 --seq 2048 --batch 64
 clustersim plan --model glm5 --cluster atlas_800t_a2 --chips 100000 --batch-tokens 64M --seq 4096

@@ -15,6 +15,7 @@ from pathlib import Path
 from minglm import atomic, datafiles
 from minglm.errors import InputError
 from sim.base.checks import versions
+from sim.base.distributions import DRAWS
 from sim.base.figure import Figure
 from sim.base.units import parse
 from sim.dashboard.controls import BY_KEY, CONTROLS
@@ -173,9 +174,8 @@ def link(label: str, name: str, content: str | bytes, kind: str) -> str:
 # ------------------------------------------------------------------ the report
 
 
-def result_of(a: Answer, samples: int = 500) -> dict:
-    """The page's answer in the shape of `sim.planner.planner.answer`, with more samples and the step simulated as
-    events."""
+def result_of(a: Answer, samples: int = DRAWS) -> dict:
+    """The page's answer in the shape of `sim.planner.planner.answer`, ready for a report."""
     q = a.question
     how = (
         "kept"
@@ -209,7 +209,7 @@ def result_of(a: Answer, samples: int = 500) -> dict:
     }
 
 
-def report(a: Answer, samples: int = 500) -> dict[str, Path]:
+def report(a: Answer, samples: int = DRAWS) -> dict[str, Path]:
     """Write plan.html, plan.json and plans.csv into a folder of their own; kind → path.
 
     Raises:

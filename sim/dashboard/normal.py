@@ -41,7 +41,9 @@ def scenarios() -> tuple[tuple[str, str], ...]:
     """(label, value) of what a figure can be of: the page's own run, or a shipped scenario of training or serving."""
     names = [n for n in datafiles.catalogue("scenarios", ".yaml") if not n.startswith("rollouts_")]
     kinds = {n: "serving" if n.startswith("serving_") else "training" for n in names}
-    named = [(f"{kind}: {n}", n) for n, kind in sorted(kinds.items(), key=lambda pair: (pair[1], pair[0]))[::-1]]
+    named = [
+        (f"{kind}: {n}", n) for n, kind in sorted(kinds.items(), key=lambda pair: (pair[1] != "training", pair[0]))
+    ]
     return (("training: the run that the controls describe", HERE), *named)
 
 

@@ -85,9 +85,7 @@ class Page:
             w.Dropdown(description=x, layout=wide, style={"description_width": "initial"}) for x in ("A", "B")
         )
         self.versus_words = text()
-        self.export = button(
-            "Make the report", "HTML, JSON and CSV, with more samples and the step simulated as events"
-        )
+        self.export = button("Make the report", "HTML, JSON and CSV of this answer")
         self.reset = button("All controls to their defaults", "")
         self.links = text()
         self.pictures = {k: text() for k in self.alts}

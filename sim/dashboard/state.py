@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from minglm.errors import InputError, nearest
+from sim.base.distributions import DRAWS
 from sim.base.units import show
 from sim.cost.price_flags import price_words
 from sim.dashboard.controls import BY_KEY, CONTROLS, NAMES, question_of
@@ -33,7 +34,6 @@ from sim.study.campaign import nothing
 from sim.study.monte_carlo import monte_carlo
 from sim.training.evaluate import Point
 
-SAMPLES = 60  # of the interval that follows a slider; a report draws more
 RESULTS = (
     ("days", "Time", "days"),
     ("rent_usd", "Cost to rent", "USD"),
@@ -134,7 +134,7 @@ class Answer:
 def answer(
     values: Mapping[str, str],
     fixed: Mapping[str, object] | None = None,
-    samples: int = SAMPLES,
+    samples: int = DRAWS,
     check: Callable[[], None] | None = None,
 ) -> Answer:
     """The answer to the controls; with `fixed` for that plan, else for a good plan that is found at once.
@@ -194,7 +194,7 @@ def answered(  # noqa: PLR0913 - the question, its plan, and how it is simulated
     q: Question,
     candidate: RankedPlan,
     costs: PlanCosts,
-    samples: int = SAMPLES,
+    samples: int = DRAWS,
     document: dict[str, Any] | None = None,
     simulated_as: Callable[[Scenario], Outlook] | None = None,
     check: Callable[[], None] | None = None,
@@ -225,7 +225,7 @@ def answered(  # noqa: PLR0913 - the question, its plan, and how it is simulated
     )
 
 
-def searched(values: Mapping[str, str], progress=None, samples: int = SAMPLES) -> Answer:
+def searched(values: Mapping[str, str], progress=None, samples: int = DRAWS) -> Answer:
     """As `answer`, with every plan of the space looked at: proven best, in seconds to a minute."""
     q = question_of(values)
     out, costs = find(q, 1, progress)

@@ -4,8 +4,8 @@ another.
     table = compare("glm5", chips=8192, batch_tokens="16M", tokens="1T")
 
 Each chip sits in its usual nodes and network (`cluster` in its file of data/chips) and gets the best plan that the
-search finds; a row has the figures that `clustersim run` gives for it. A 910C is counted in dies, as frameworks see it:
-two are one package.
+search finds; a row has the figures and the 90% intervals that `clustersim run` gives for it. A 910C is counted in dies,
+as frameworks see it: two are one package.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from minglm.errors import InputError
 from sim.planner.planner import solved
 from sim.planner.question import ModelSource, question
 from sim.scenario.training import resolve
-from sim.study.answer import figures, simulate
+from sim.study.answer import Simulated, simulate
+from sim.study.monte_carlo import draws, figures_with_intervals, interval
 
 CHIPS = ("910b", "910c_die", "h800", "h100", "b200")
 
@@ -38,7 +39,7 @@ def compare(
             they do.
         terms: as `sim.planner.question.question` (seq, batch, batch_tokens, tokens, precision, fixed, schedules, …).
     Returns:
-        rows (with the planner's figures, or the reason why nothing fits), against, notes.
+        rows (with the planner's figures and `intervals`, or the reason why nothing fits), against, notes.
     Raises:
         InputError: an unknown chip, or `against` not among them.
     """
@@ -47,12 +48,13 @@ def compare(
     twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
     if twice is not None:
         raise InputError(f"chip {twice!r}: named twice; name each chip once")
-    rows, notes = [], []
+    rows, notes, answers = [], [], dict[str, Simulated]()
     for i, name in enumerate(names):
         q = question(model, None, chips, chip=name, **terms)
         entry: dict[str, Any] = {"name": name, "chip": q.cluster.chip.name, "cluster": q.cluster.name}
         try:
-            entry |= figures(simulate(resolve(solved(q), q.cluster.chip.name)))
+            answers[name] = simulate(resolve(solved(q), q.cluster.chip.name))
+            entry |= figures_with_intervals(answers[name])
             notes += [f"{q.cluster.chip.name}: {text}" for text in q.stated]
         except InputError as err:
             entry["reason"] = str(err)
@@ -78,6 +80,8 @@ def compare(
     reference = next(r for r in rows if r["name"] == against)
     for r in rows:
         r["break_even_usd_per_hour"] = break_even(r, reference)
+        if r["break_even_usd_per_hour"] is not None and r is not reference:
+            r["intervals"]["break_even_usd_per_hour"] = break_even_interval(answers[r["name"]], answers[against])
     return {"rows": rows, "tokens": tokens, "against": against, "notes": list(dict.fromkeys(notes))}
 
 
@@ -86,3 +90,12 @@ def break_even(one: Mapping[str, Any], reference: Mapping[str, Any]) -> float | 
     if "chip_hours" not in one or "rent_usd" not in reference:
         return None
     return reference["rent_usd"] / one["chip_hours"]
+
+
+def break_even_interval(one: Simulated, reference: Simulated) -> dict[str, float]:
+    """Quantiles of `break_even` over draws of both runs, the simulator's error on one independent of that on the other:
+    nothing says that it errs alike on two chips."""
+    s = one.scenario
+    paid = [row["rent_usd"] for row in draws(reference.scenario, simulated=reference, seed=s.seed + 1)]
+    hours = [row["days"] * 24 * s.cluster.num_chips for row in draws(s, simulated=one)]
+    return interval([usd / h for usd, h in zip(paid, hours, strict=False)])

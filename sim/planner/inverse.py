@@ -1,26 +1,30 @@
 """A question turned round: what does this budget buy, which cluster is cheapest, when do more chips stop paying.
 
 Every function answers a `Question` for other chips, tokens or failures with the same search and the same figures as the
-question itself; nothing here has a formula of its own for time or money.
+question itself; nothing here has a formula of its own for time or money. Figures have the 90% intervals of every other
+answer (`intervals`), and where a deadline is to be kept, `kept` is the share of draws that keep it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from minglm.errors import InputError
 from sim.base.units import DAY_S, parse, show
 from sim.cost import money
-from sim.planner.inverse_words import days as days_words
+from sim.planner.compare import break_even as price_of_break_even
+from sim.planner.compare import break_even_interval
 from sim.planner.planner import completed, solved
 from sim.planner.question import Question, read_question
 from sim.planner.quick import quick
+from sim.planner.row_words import days as days_words
 from sim.scenario.training import Scenario, resolve
 from sim.study.answer import Simulated, figures, simulate
 from sim.study.campaign import campaign_input
+from sim.study.monte_carlo import draws, figures_with_intervals, interval
 from sim.training.campaign import expected
 
 TOKENS_PER_PARAMETER = (20.0, 712.0)  # Chinchilla's rule of thumb, and GLM-5's 28.5T for 40B active parameters
@@ -107,13 +111,17 @@ def buys(q: Question, budget_usd: float, deadline_s: float) -> dict[str, Any]:
         need, minutes = least * rent * deadline_s / 3600, math.floor(budget_usd / (least * rent) * 60)
         sooner = f" or at most --deadline '{minutes} min'" if minutes else ""
         raise InputError(
-            f"budget {show(budget_usd, 'money')} for {days_words(deadline_s / DAY_S, 3)} rents {chips:,} × "
+            f"budget {show(budget_usd, 'money')} for {days_words(deadline_s / DAY_S)} rents {chips:,} × "
             f"{q.cluster.chip.name} at ${rent:.2f}/h: too few to hold {q.model.name}; "
             f"give at least --budget {math.ceil(need)}{sooner}"
         ) from None
     row = figures(s)
     tokens = row["tokens_per_s"] * row["goodput"] * deadline_s
-    flops = 6.0 * q.model.active_params() * tokens
+    drawn = [tokens * row["days"] / r["days"] for r in draws(s.scenario, simulated=s)]
+
+    def largest(tokens: float, ratio: float) -> float:
+        return math.sqrt(q.model.active_params() * tokens / ratio)
+
     return {
         "budget_usd": budget_usd,
         "deadline_days": days,
@@ -125,8 +133,19 @@ def buys(q: Question, budget_usd: float, deadline_s: float) -> dict[str, Any]:
         "goodput": row["goodput"],
         "tokens": tokens,
         "enough_for_all_tokens": tokens >= q.tokens,
-        "largest_active_parameters": {f"{r:g}": math.sqrt(flops / (6.0 * r)) for r in TOKENS_PER_PARAMETER},
+        "kept": _share(t >= q.tokens for t in drawn),
+        "largest_active_parameters": {f"{r:g}": largest(tokens, r) for r in TOKENS_PER_PARAMETER},
+        "intervals": {
+            "tokens": interval(drawn),
+            **{f"{r:g}": interval([largest(t, r) for t in drawn]) for r in TOKENS_PER_PARAMETER},
+        },
     }
+
+
+def _share(holds: Iterable[bool]) -> float:
+    """The share that is true."""
+    each = list(holds)
+    return sum(each) / len(each)
 
 
 def fewest_chips(q: Question, start: int = 1) -> int:
@@ -148,28 +167,35 @@ def fewest_chips(q: Question, start: int = 1) -> int:
 def within(q: Question, deadline_s: float) -> dict[str, Any]:
     """The fewest chips (to a twentieth) that train the question's tokens by the deadline, with their figures.
 
+    `kept`: the share of draws in which they do; `surer_deadline_days`: chips that are found for this earlier deadline
+    keep the asked one in about 19 draws of 20.
+
     Raises:
         InputError: all chips together are too slow; the days that they need.
     """
-    whole = figures(simulate(resolve(solved(q))))
+    best = simulate(resolve(solved(q)))
+    whole = figures(best)
     if whole["days"] * DAY_S > deadline_s:
         raise InputError(
-            f"deadline of {days_words(deadline_s / DAY_S, 3)}: {q.cluster.num_chips:,} × {q.cluster.chip.name} need "
-            f"{days_words(whole['days'], 3)}; give --deadline '{_enough(whole['days'])}', more chips or fewer tokens"
+            f"deadline of {days_words(deadline_s / DAY_S)}: {q.cluster.num_chips:,} × {q.cluster.chip.name} need "
+            f"{days_words(whole['days'])}; give --deadline '{_enough(whole['days'])}', more chips or fewer tokens"
         )
-    low, high, best = 1, q.cluster.num_chips, whole
+    low, high = 1, q.cluster.num_chips
     while high - low > max(1, high // 20):
         middle = (low + high) // 2
         try:
-            row = figures(at_once(with_chips(q, middle)))
-            fast = row["days"] * DAY_S <= deadline_s
+            fewer = at_once(with_chips(q, middle))
+            fast = fewer.campaign.days * DAY_S <= deadline_s
         except InputError:
             fast = False
         if fast:
-            high, best = middle, row
+            high, best = middle, fewer
         else:
             low = middle
-    return {"chips_needed": high, **best}
+    row = figures_with_intervals(best)
+    kept = _share(r["days"] * DAY_S <= deadline_s for r in draws(best.scenario, simulated=best))
+    surer = deadline_s / DAY_S * min(row["days"] / row["intervals"]["days"]["p95"], 1.0)
+    return {"chips_needed": high, **row, "kept": kept, "surer_deadline_days": surer}
 
 
 def growth(q: Question, most: int = MOST_TENTHS) -> dict[str, Any]:
@@ -184,10 +210,9 @@ def growth(q: Question, most: int = MOST_TENTHS) -> dict[str, Any]:
         chips = round(q.cluster.num_chips * 1.1**k)
         if rows and chips == rows[-1]["chips"]:
             continue
-        row = figures(at_once(with_chips(q, chips)))
-        entry: dict[str, Any] = {
-            key: row[key] for key in ("chips", "plan", "step_s", "days", "rent_usd", "own_usd") if key in row
-        }
+        row = figures_with_intervals(at_once(with_chips(q, chips)))
+        kept = ("chips", "plan", "step_s", "days", "rent_usd", "own_usd", "intervals")
+        entry: dict[str, Any] = {key: row[key] for key in kept if key in row}
         entry["chips"] = chips
         rows.append({**entry, **({"pays": _pays(rows[-1], entry)} if rows else {})})
         if stops_at(rows, CERTAIN) is not None:
@@ -208,7 +233,7 @@ def stops_at(rows: Sequence[Mapping[str, Any]], later: int = 1) -> int | None:
     return None
 
 
-def failures(s: Scenario, simulated: Simulated, deadline_s: float) -> dict[str, float]:
+def failures(s: Scenario, simulated: Simulated, deadline_s: float) -> dict[str, Any]:
     """How many times as often chips may fail until the run misses the deadline, by Daly's formula about the median
     campaign.
 
@@ -218,23 +243,33 @@ def failures(s: Scenario, simulated: Simulated, deadline_s: float) -> dict[str, 
     main, inp = simulated.campaign, campaign_input(s, simulated.segments)
     if main.days * DAY_S > deadline_s:
         raise InputError(
-            f"deadline of {days_words(deadline_s / DAY_S, 3)}: the run takes {days_words(main.days, 3)} already; give "
+            f"deadline of {days_words(deadline_s / DAY_S)}: the run takes {days_words(main.days)} already; give "
             f"--deadline '{_enough(main.days)}' or more"
         )
-    own, wanted = expected(inp), main.goodput * main.days * DAY_S / deadline_s
+    own, rate = expected(inp), inp.failures.per_chip_day
 
     def goodput(times: float) -> float:
-        rate = replace(inp.failures, per_chip_day=inp.failures.per_chip_day * times)
-        return expected(replace(inp, failures=rate)) * main.goodput / own
+        return expected(replace(inp, failures=replace(inp.failures, per_chip_day=rate * times))) * main.goodput / own
 
-    low, high = 1.0, 2.0
-    while goodput(high) > wanted and high < 1e6:
-        low, high = high, 2 * high
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if goodput(middle) > wanted else (low, middle)
-    rate = inp.failures.per_chip_day
-    return {"times": low, "per_chip_day": rate, "per_chip_day_at_most": rate * low, "goodput_at_most": wanted}
+    def most(wanted: float) -> float:
+        low, high = 0.0, 1.0
+        while goodput(high) > wanted and high < 1e6:
+            low, high = high, 2 * high
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if goodput(middle) > wanted else (low, middle)
+        return low
+
+    drawn = [r["days"] for r in draws(s, simulated=simulated)]
+    span, per_day = interval(drawn), main.goodput * DAY_S / deadline_s  # goodput that a run of so many days needs
+    return {
+        "times": most(per_day * main.days),
+        "per_chip_day": rate,
+        "per_chip_day_at_most": rate * most(per_day * main.days),
+        "goodput_at_most": per_day * main.days,
+        "intervals": {"times": {"p5": most(per_day * span["p95"]), "p95": most(per_day * span["p5"])}},
+        "kept": _share(days * DAY_S <= deadline_s for days in drawn),
+    }
 
 
 def cheapest(questions: Sequence[Question], deadline_s: float | None = None) -> list[dict[str, Any]]:
@@ -250,7 +285,7 @@ def cheapest(questions: Sequence[Question], deadline_s: float | None = None) -> 
     for q in questions:
         row: dict[str, Any] = {"chip": q.cluster.chip.name, "cluster": q.cluster.name}
         try:
-            row |= within(q, deadline_s) if deadline_s else figures(simulate(resolve(solved(q))))
+            row |= within(q, deadline_s) if deadline_s else figures_with_intervals(simulate(resolve(solved(q))))
             if "rent_usd" not in row:
                 row["reason"] = f"no rent of {q.cluster.chip.name} is known, so no cost to rent"
         except InputError as err:
@@ -268,12 +303,17 @@ def break_even(q: Question, other: Question) -> dict[str, Any]:
         InputError: a machine that does not hold the model, or has no price.
     """
     rents = [rent_of(one, "break-even") for one in (q, other)]
-    mine, theirs = (
-        {"chip": one.cluster.chip.name, "rent_usd_per_hour": rent, **figures(simulate(resolve(solved(one))))}
-        for one, rent in zip((q, other), rents, strict=True)
-    )
+    answers = [simulate(resolve(solved(one))) for one in (q, other)]
+    mine, theirs = rows = [
+        {"chip": one.cluster.chip.name, "rent_usd_per_hour": rent, **figures_with_intervals(answer)}
+        for one, rent, answer in zip((q, other), rents, answers, strict=True)
+    ]
     return {
-        "rows": [mine, theirs],
-        "break_even_usd_per_hour": theirs["rent_usd"] / mine["chip_hours"],
-        "other_break_even_usd_per_hour": mine["rent_usd"] / theirs["chip_hours"],
+        "rows": rows,
+        "break_even_usd_per_hour": price_of_break_even(mine, theirs),
+        "other_break_even_usd_per_hour": price_of_break_even(theirs, mine),
+        "intervals": {
+            "break_even_usd_per_hour": break_even_interval(*answers),
+            "other_break_even_usd_per_hour": break_even_interval(*answers[::-1]),
+        },
     }

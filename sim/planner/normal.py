@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from minglm.errors import InputError, nearest
+from sim.base.distributions import DRAWS
 from sim.cost.evaluate import in_closed_form
 from sim.scenario.training import Scenario
 from sim.spec.plan import Plan
@@ -23,7 +24,6 @@ from sim.study.monte_carlo import draws, interval
 from sim.validation.predict import predict, speed_error
 from sim.validation.rows import MeasuredRow, read_rows
 
-DRAWS = 256
 QUANTITIES = {
     "step_s": "seconds of a step",
     "tokens_per_s": "tokens a second of the whole cluster",
@@ -58,7 +58,7 @@ def normal(s: Scenario, quantity: str, measured: float, samples: int = DRAWS) ->
         raise InputError(f"measured {quantity}={measured:g}: must be more than 0; give what was measured")
     p = point(s, jitter=None)
     own, step_s = p.result.step_s, _step_of(s, quantity, measured)
-    steps = [r["step_s"] for r in draws(s, samples, seed=s.seed)]
+    steps = [r["step_s"] for r in draws(s, samples)]
     slower = sum(x > step_s for x in steps) / len(steps)
     span = interval(steps)
     return {

@@ -23,14 +23,14 @@ from minglm import plots
 from minglm.errors import InputError
 from sim.base import parallel_map
 from sim.base.checks import versions
-from sim.base.distributions import Normal, Triangle, Values, distribution
+from sim.base.distributions import DRAWS, Normal, Triangle, Values, distribution
 from sim.base.figure import Figure
 from sim.base.quantiles import quantile
 from sim.cost import money
 from sim.scenario.file import set_path
 from sim.scenario.training import Scenario, resolve
 from sim.spec.plan import describe
-from sim.study.answer import ERROR, FAILURES, LUCK, Base, Outlook, Steps, base_of, outcome
+from sim.study.answer import ERROR, FAILURES, LUCK, Base, Outlook, Steps, base_of, figures, outcome
 from sim.study.campaign import GIVEN_RATE_RANGE
 from sim.training.failures import RATES_PER_CHIP_DAY
 from sim.validation.coverage import kind_of, left_out_factors
@@ -188,7 +188,7 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
     samples: int = 1000,
     vary: Mapping[str, object] | None = None,
     facts: bool = True,
-    seed: int = 0,
+    seed: int | None = None,
     engine: str = "local",
     workers: int | None = None,
     progress: Callable[[int], object] | None = None,
@@ -201,6 +201,7 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
     Args:
         vary: scenario fields (dotted) as {low, mid, high}, {normal: [mean, sd]} or a list of equally likely values.
         facts: draw the facts' ranges and the simulator's error too.
+        seed: of the draws (default: the scenario's).
         progress: called with the number of samples done since the last call.
         simulated: the scenario as events, where it is known already.
         steps: what drawn facts do to a step, where that is known; filled with what is computed here.
@@ -217,6 +218,7 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
         raise InputError(
             "nothing is uncertain: no field varies and facts are held; give --vary or leave the facts free"
         )
+    seed = s.seed if seed is None else seed
     base = base_of(s, simulated, steps)
     if facts:
         inputs.append(Input(LUCK, (LUCK,), Values(base.luck)))
@@ -249,13 +251,24 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
     }
 
 
-def draws(s: Scenario, samples: int, simulated: Outlook | None = None, seed: int = 0) -> list[dict[str, float]]:
-    """The outcomes themselves, with the facts' ranges drawn: for a share of them below some figure.
+def figures_with_intervals(simulated: Outlook, samples: int = DRAWS) -> dict[str, Any]:
+    """The answer's figures, and `intervals`: the quantiles of those that are uncertain, as `monte_carlo` has them."""
+    outcomes = draws(simulated.scenario, samples, simulated)
+    return {**figures(simulated), "intervals": {k: interval([r[k] for r in outcomes]) for k in outcomes[0]}}
+
+
+def draws(
+    s: Scenario, samples: int = DRAWS, simulated: Outlook | None = None, seed: int | None = None
+) -> list[dict[str, float]]:
+    """The outcomes themselves, with the facts' ranges drawn: for a share of them below some figure, or for what two
+    answers have in common.
+
+    seed: of the draws (default: the scenario's); another one draws independently of an answer's own.
 
     Raises:
         InputError: the scenario cannot run.
     """
-    base = base_of(s, simulated)
+    base, seed = base_of(s, simulated), s.seed if seed is None else seed
     inputs = [*fact_inputs(s), Input(LUCK, (LUCK,), Values(base.luck))]
     return [r for r in _chunk((s, inputs, seed, 0, samples, base)) if isinstance(r, dict)]
 

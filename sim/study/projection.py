@@ -14,6 +14,7 @@ from pathlib import Path
 
 from minglm.errors import InputError
 from sim.base.checks import check_finite, versions
+from sim.base.distributions import DRAWS
 from sim.base.units import DAY_S, RMB_PER_USD, format_value
 from sim.cost import money
 from sim.cost.evaluate import scale_compute
@@ -33,7 +34,6 @@ from sim.training.evaluate import Point
 from sim.training.sensitivity import step_sensitivity
 from sim.training.step import Recorder
 
-DRAWS = 256  # of the uncertain inputs, for every range
 MOVERS = 8  # inputs that move the days most: how many are told
 DRAWN = {"chip_hours": "chip_hours", "energy": "energy_kwh", "carbon": "carbon_t", "rent": "rent_usd", "own": "own_usd"}
 
@@ -48,7 +48,7 @@ def project(s: Scenario, recorder: Recorder | None = None, what_ifs: bool = True
     """
     simulated = simulate(s, recorder)
     p, segments, main = simulated.point, simulated.segments, simulated.campaign
-    sure = monte_carlo(s, DRAWS, seed=s.seed, workers=1, simulated=simulated)
+    sure = monte_carlo(s, DRAWS, workers=1, simulated=simulated)
     low, high = (sure["intervals"]["days"][end] for end in ("p5", "p95"))
     how = f"median campaign with failures; range: 90% of {sure['samples']} draws of every uncertain input and the "
     how += "simulator's own error"

@@ -30,6 +30,26 @@ def test_break_even_makes_the_costs_equal(table):
         assert r["break_even_usd_per_hour"] * r["chip_hours"] == pytest.approx(reference["rent_usd"])
 
 
+def test_every_figure_has_an_interval_and_a_ratio_of_two_runs_a_wider_one(table):
+    reference = next(r for r in table["rows"] if r["name"] == "h100")
+    wide = {}
+    for r in table["rows"]:
+        for key in ("days", "rent_usd", "own_usd", "energy_kwh"):
+            if key in r:
+                span = r["intervals"][key]
+                assert span["p5"] < r[key] < span["p95"]
+        span = r["intervals"].get("break_even_usd_per_hour")
+        assert (span is None) == (r is reference)
+        if span:
+            wide[r["name"]] = span["p95"] / span["p5"]
+            assert span["p5"] < r["break_even_usd_per_hour"] < span["p95"]
+    # the price is the reference's money over the chip's hours, drawn independently: wider than either alone
+    for r in table["rows"]:
+        if r["name"] in wide:
+            for alone in (r["intervals"]["days"], reference["intervals"]["rent_usd"]):
+                assert wide[r["name"]] > alone["p95"] / alone["p5"]
+
+
 def test_missing_prices_are_said(table):
     assert any("910C" in n and "no rent" in n for n in table["notes"])
     assert "rent_usd" not in next(r for r in table["rows"] if r["name"] == "910c_die")
@@ -73,7 +93,7 @@ def test_command_prints_the_library_s_figures(capsys, table):
     assert shown == json.loads(json.dumps(library))
     assert main(asked) == 0
     out = capsys.readouterr().out
-    assert "break-even" in out and f"${shown['rows'][0]['break_even_usd_per_hour']:.2f}/h" in out
+    assert "break-even" in out and f"${shown['rows'][0]['break_even_usd_per_hour']:.2f} (" in out
 
 
 @pytest.mark.parametrize(

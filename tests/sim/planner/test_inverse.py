@@ -33,6 +33,10 @@ def test_a_budget_buys_what_it_pays_for():
     assert r["tokens"] == pytest.approx(row["tokens_per_s"] * row["goodput"] * 5 * DAY_S)
     n = r["largest_active_parameters"]["20"]
     assert 6 * n * 20 * n == pytest.approx(6 * q.model.active_params() * r["tokens"])
+    for key, value in (("tokens", r["tokens"]), ("20", n)):
+        assert r["intervals"][key]["p5"] < value < r["intervals"][key]["p95"]
+    sure = inverse.buys(question(**{**SMALL, "tokens": 0.9 * r["intervals"]["tokens"]["p5"]}), 20_000.0, 5 * DAY_S)
+    assert sure["kept"] > 0.95
 
 
 def test_a_budget_that_is_too_small_names_one_that_is_not():
@@ -48,6 +52,10 @@ def test_a_deadline_is_met_and_an_impossible_one_names_the_nearest():
     whole = figures(simulate(resolve(solved(q))))
     r = inverse.within(q, 3 * whole["days"] * DAY_S)
     assert r["days"] <= 3 * whole["days"] and 16 <= r["chips_needed"] < 64
+    assert r["intervals"]["days"]["p5"] < r["days"] < r["intervals"]["days"]["p95"] and 0 < r["kept"] <= 1
+    surer = inverse.within(q, r["surer_deadline_days"] * DAY_S)  # the remedy, followed
+    assert surer["chips_needed"] >= r["chips_needed"]
+    assert surer["intervals"]["days"]["p95"] <= 1.02 * 3 * whole["days"]
     with pytest.raises(InputError, match=r"give --deadline '(\d+) h'") as caught:
         inverse.within(q, 0.5 * whole["days"] * DAY_S)
     remedy = inverse.deadline_s(re.search(r"--deadline '(\d+ h)'", str(caught.value)).group(1), "--deadline")
@@ -59,6 +67,9 @@ def test_failures_may_grow_until_the_deadline():
     simulated = simulate(s)
     days = simulated.campaign.days
     r = inverse.failures(s, simulated, 1.2 * days * DAY_S)
+    span = r["intervals"]["times"]
+    assert 0 <= span["p5"] < r["times"] < span["p95"] and 0 < r["kept"] <= 1
+    assert inverse.failures(s, simulated, 3 * days * DAY_S)["kept"] == 1.0
     assert r["times"] > 1 and r["goodput_at_most"] == pytest.approx(simulated.campaign.goodput / 1.2)
     with pytest.raises(InputError, match="already"):
         inverse.failures(s, simulated, 0.9 * days * DAY_S)
@@ -103,6 +114,8 @@ def test_at_the_break_even_price_both_cost_the_same():
     at = {"rent_usd_per_hour": f"${r['break_even_usd_per_hour']!r}/h"}
     dearer = figures(simulate(resolve(solved(question(**{**SMALL, "chip": "b200", "prices": at})))))
     assert dearer["rent_usd"] == pytest.approx(r["rows"][1]["rent_usd"], rel=1e-9)
+    span = r["intervals"]["break_even_usd_per_hour"]
+    assert span["p5"] < r["break_even_usd_per_hour"] < span["p95"]
     other = inverse.break_even(h100, b200)
     assert other["break_even_usd_per_hour"] == r["other_break_even_usd_per_hour"]
 

@@ -55,6 +55,16 @@ def as_document(asked, pins):
     return {**document, "plan": {"auto": True, **{k: v for k, v in pins.items() if k not in top}}}
 
 
+def can_be_set_on_the_page(asked, pins):
+    """Its controls have no batch in sequences and no pins."""
+    return not pins and "batch" not in asked
+
+
+def page_values(asked):
+    values = {("batch" if k == "batch_tokens" else k): str(v) for k, v in asked.items() if k != "chip"}
+    return {**values, "machine": f"chip:{asked['chip']}"}
+
+
 def told(capsys, *argv):
     assert main([*argv, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
@@ -89,11 +99,8 @@ def test_every_door_gives_the_same_figures(number, tmp_path, capsys):
     others = [w for w in flags(asked, pins)]
     compared = told(capsys, "compare", *others)["rows"][0]
     same(compared, "compare")
-    if not pins and "batch" not in asked:  # the page's controls have no batch in sequences and no pins
-        values = {k: str(v) for k, v in asked.items() if k not in ("chip", "batch_tokens")}
-        if "batch_tokens" in asked:
-            values["batch"] = str(asked["batch_tokens"])
-        page = state.searched({**values, "machine": f"chip:{asked['chip']}"}, samples=2)
+    if can_be_set_on_the_page(asked, pins):
+        page = state.searched(page_values(asked), samples=2)
         same(page.row, "page")
         line = state.command(page)
         import shlex
@@ -149,3 +156,25 @@ def test_one_table_of_defaults():
     assert other.batch * other.seq == pytest.approx(16e6, rel=1e-3) and other.stack.name == "generic"
     file = resolve({"model": "llama3_70b", "chip": "h100", "plan": {"tp": 8, "pp": 2}})
     assert file.workload.tokens == pytest.approx(16e6, rel=0.05) and file.tokens == other.tokens
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_every_door_gives_the_same_interval(number, tmp_path, capsys):
+    """The page drew 60 samples and the commands 256; `compare` moved prices alone; `campaign` had luck alone."""
+    asked, pins = generated(number)
+    file = tmp_path / "asked.yaml"
+    file.write_text(json.dumps({**as_document(asked, pins), "seed": 3}))
+    expected = told(capsys, "plan", str(file))["uncertainty"]["intervals"]
+    low, high = (expected["days"][end] for end in ("p5", "p95"))
+    assert low < high
+    run = told(capsys, "run", str(file), "--out", str(tmp_path / "run"), "--no-what-if")
+    assert (run["days"]["low"], run["days"]["high"]) == (
+        min(low, run["days"]["value"]),
+        max(high, run["days"]["value"]),
+    )
+    assert told(capsys, "campaign", str(file))["intervals"] == expected
+    plain = told(capsys, "plan", *flags(asked, pins))["uncertainty"]["intervals"]
+    row = told(capsys, "compare", *flags(asked, pins))["rows"][0]
+    assert {k: v for k, v in row["intervals"].items() if k in plain} == plain
+    if can_be_set_on_the_page(asked, pins):
+        assert state.searched(page_values(asked)).sure["intervals"] == plain
