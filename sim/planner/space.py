@@ -22,6 +22,7 @@ from sim.training.schedules import CHUNKS
 VIRTUAL = (*range(2, 11), 12, 13, 16, 20)  # virtual stages of interleaving
 # Shares of the cluster that a plan may use, where the batch does not have to divide exactly.
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)
+FEW_TOKENS = 65_536  # of a micro-batch on more chips than these
 FEW_CHIPS = 256  # up to here every micro-batch that divides the batch is tried
 FIXED = (
     "sp",
@@ -150,11 +151,13 @@ def _switches(fixed: Mapping[str, object], axes: tuple[str, ...]) -> list[dict[s
     return out
 
 
-def _micro_batches(chips: int, batch: int, tolerance: float) -> list[int]:
-    """Powers of two up to 16; on few chips, where people fill the memory, whatever divides the batch up to 64."""
+def _micro_batches(chips: int, seq: int, batch: int, tolerance: float) -> list[int]:
+    """Powers of two up to 16 sequences or 64K tokens; on few chips, where people fill the memory with short rows,
+    whatever divides the batch."""
     if chips <= FEW_CHIPS and not tolerance:
-        return [m for m in range(1, 65) if batch % m == 0]
-    return [m for m in (1, 2, 4, 8, 16) if m <= batch]
+        return divisors(batch)
+    most = min(batch, max(16, FEW_TOKENS // seq))
+    return [2**k for k in range(most.bit_length())]
 
 
 def default_space(
@@ -172,10 +175,10 @@ def default_space(
 
     tp: divisors of a node's chips that divide the heads. pp: up to ten, powers of two, and what divides the layers with
     or without the two ends counted; chunks need not hold as many layers. cp: powers of two with at least 2,048 tokens a
-    chip. ep: divisors of the experts. etp: 1 or tp. micro_batch: powers of two up to 16, on few chips every divisor of
-    the batch up to 64. zero: 0, 1, 3; 2 is left out, as its reduction after every micro-batch is not priced (`zero=(0,
-    1, 2, 3)` adds it). `fixed` pins axes (`tp=8`), dp, vpp, schedule, stages or other fields of `Plan`; a tuple or list
-    of values searches those.
+    chip. ep: divisors of the experts. etp: 1 or tp. micro_batch: powers of two up to 16 sequences or 64K tokens, on few
+    chips every divisor of the batch. zero: 0, 1, 3; 2 is left out, as its reduction after every micro-batch is not
+    priced (`zero=(0, 1, 2, 3)` adds it). `fixed` pins axes (`tp=8`), dp, vpp, schedule, stages or other fields of
+    `Plan`; a tuple or list of values searches those.
     """
     fixed, chips = dict(fixed or {}), cluster.num_chips
     schedules: tuple[str, ...] | None = None
@@ -187,7 +190,7 @@ def default_space(
         "cp": [c for c in (2**k for k in range(8)) if c <= chips and seq % c == 0 and (c == 1 or seq // c >= 2048)],
         "ep": [e for e in divisors(model.experts) if e <= chips] if model.experts else [1],
         "etp": sorted({1, *tp}) if model.experts else [1],
-        "micro_batch": _micro_batches(chips, batch, tolerance),
+        "micro_batch": _micro_batches(chips, seq, batch, tolerance),
         "zero": [0, 1, 3],
         # without scores in memory there is nothing for "selective" to recompute
         "recompute": [r for r in RECOMPUTE if r != "selective" or unfused],
