@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
 from minglm import datafiles
 from minglm.errors import InputError
-from minglm.runtime.arguments import COUNT
+from minglm.runtime.arguments import COUNT, number
 from minglm.runtime.terminal import json_text
 
 TEXT = "for instructors: check the machine, build exercises and checkpoints, collect results, measure"
@@ -16,11 +17,13 @@ EXAMPLES = """minglm workshop preflight
 minglm workshop build
 minglm workshop checkpoints
 minglm workshop collect runs/workshop/results
+minglm workshop collect --page class.html
 minglm workshop timing --write
 minglm workshop kernels --count 30
 minglm workshop slides
 minglm workshop wheelhouse
-minglm workshop contents"""
+minglm workshop contents
+minglm workshop polls"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +37,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     p = sub.add_parser("collect", help="a table of who has solved what")
     p.add_argument("folder", nargs="?", help="folder of result files (default MINGLM_RESULTS or runs/workshop/results)")
     p.add_argument("--json", action="store_true")
+    p.add_argument("--page", type=Path, metavar="FILE", help="write a page for the teacher, anew until Ctrl-C")
+    p.add_argument(
+        "--every", type=number(minimum=0), default=5.0, help="seconds between two pages, 0 for one page (default 5)"
+    )
     p = sub.add_parser("checkpoints", help="train the small results that later notebooks can start from")
     p.add_argument("--out", help="folder (default runs/workshop/checkpoints)")
     p.add_argument("--verify", action="store_true", help="only compare the files with their hashes")
@@ -53,6 +60,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="put it into a Markdown file between its <!-- notebooks --> and <!-- /notebooks --> lines",
     )
+    p = sub.add_parser("polls", help="every question that a notebook asks before it answers, for a show of hands")
+    p.add_argument("--write", action="store_true", help="write notebooks/workshop/polls.md")
     p = sub.add_parser("kernels", help="start so many kernels at once, each with a model, and measure their memory")
     p.add_argument("--count", type=COUNT, default=30)
     p.add_argument("--model", default="mini", help="named size that each kernel trains for a few steps")
@@ -104,10 +113,15 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _collect(args: argparse.Namespace) -> int:
-    from minglm.course.workshop import checking, results
+    from minglm.course.workshop import checking, results, results_page
 
-    books = results.collect(Path(args.folder) if args.folder else None)
-    keys = list(checking.all_exercises())
+    where, keys = Path(args.folder) if args.folder else None, list(checking.all_exercises())
+    if args.page:
+        print(f"open {args.page} in a browser" + ("; it loads itself again, Ctrl-C ends it" if args.every else ""))
+        with contextlib.suppress(KeyboardInterrupt):
+            results_page.keep_writing(where, keys, args.page, args.every)
+        return 0
+    books = results.collect(where)
     print(json_text(books, indent=1) if args.json else results.table(books, keys))
     return 0
 
@@ -142,6 +156,16 @@ def _contents(args: argparse.Namespace) -> int:
         print(f"{args.write}: {'written' if contents.write(Path(args.write)) else 'in step already'}")
     else:
         print(contents.table())
+    return 0
+
+
+def _polls(args: argparse.Namespace) -> int:
+    from minglm.course.workshop import polls
+
+    if args.write:
+        print(f"{datafiles.shown(polls.PAGE)}: {'written' if polls.write() else 'in step already'}")
+    else:
+        print(polls.page())
     return 0
 
 

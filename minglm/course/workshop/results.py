@@ -149,14 +149,18 @@ def table(books: list[dict], keys: list[str]) -> str:
                 [book["learner"] + " " * (width - _columns(book["learner"])), *cells, f"{total}/{len(keys)}".rjust(5)]
             )
         )
-    stuck = []
+    if open_tasks := stuck(books, keys):
+        lines += ["", "not solved yet (learners, exercise, what they were told most often):"]
+        lines += [f"  {n:>3}  {key}  {sentence}" for n, key, sentence in open_tasks]
+    return "\n".join(lines)
+
+
+def stuck(books: list[dict], keys: list[str]) -> list[tuple[int, str, str]]:
+    """Tasks that were tried and not solved: (learners, key, the sentence that most of them were told), most first."""
+    out = []
     for key in keys:
         tried = [b["exercises"][key] for b in books if key in b["exercises"]]
-        open_ = [e for e in tried if not e["right"]]
-        if open_:
-            messages = [e.get("last_message", "") for e in open_]
-            stuck.append((len(open_), key, max(set(messages), key=messages.count)))
-    if stuck:
-        lines += ["", "not solved yet (learners, exercise, what they were told most often):"]
-        lines += [f"  {n:>3}  {key}  {sentence}" for n, key, sentence in sorted(stuck, key=lambda s: (-s[0], s[1]))]
-    return "\n".join(lines)
+        messages = [e.get("last_message", "") for e in tried if not e["right"]]
+        if messages:
+            out.append((len(messages), key, max(sorted(set(messages)), key=messages.count)))
+    return sorted(out, key=lambda s: (-s[0], s[1]))

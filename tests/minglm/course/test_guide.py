@@ -7,7 +7,8 @@ import pytest
 
 pytest.importorskip("torch")
 from minglm import datafiles
-from minglm.course.workshop import checking, contents, generator
+from minglm.course.workshop import checking, contents, generator, polls
+from minglm.course.workshop.timing import notebooks
 
 GUIDE = datafiles.notebooks("workshop", "guide.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| (\d):(\d\d) \| (\d+) \| [^|]*\|([^|]*)\|([^|]*)\|$", flags=re.M)
@@ -48,3 +49,11 @@ def test_what_the_syllabus_hands_in_is_there():
     for name in re.findall(r"(?:learn|scale|plan)/\w+", GUIDE):
         assert any(k.startswith(name) for k in known), name
     assert {k.split(".")[0] for k in checking.all_exercises()} == prefixes
+
+
+def test_the_polls_are_those_of_the_notebooks_and_none_is_missed():
+    assert polls.PAGE.read_text(encoding="utf-8") == polls.page(), "run `minglm workshop polls --write` and commit"
+    for notebook in notebooks():
+        text = notebook.read_text(encoding="utf-8")
+        asked = text.count("Predict first:</b>") + text.count("**Question.**")
+        assert len(list(polls.polls(notebook))) == asked, notebook

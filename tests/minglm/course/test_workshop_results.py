@@ -6,7 +6,7 @@ import math
 import pytest
 
 from minglm.cli import main
-from minglm.course.workshop import NotYet, check, checking, results
+from minglm.course.workshop import NotYet, check, checking, results, results_page
 from minglm.errors import InputError
 
 EXERCISES = checking.all_exercises()
@@ -179,3 +179,33 @@ def test_results_of_a_class_are_collected_and_show_where_it_is_stuck(tmp_path, m
     )
     with pytest.raises(InputError, match="no results there"):
         results.collect(tmp_path / "nowhere")
+
+
+def test_the_teachers_page_tells_who_is_where_and_escapes_what_learners_are_called(tmp_path, monkeypatch, capsys):
+    target = tmp_path / "class.html"
+    monkeypatch.setenv("MINGLM_RESULTS", str(tmp_path / "results"))
+    assert main.main(["workshop", "collect", "--page", str(target), "--every", "0"]) == 0
+    assert "Nobody has checked a task yet" in target.read_text(encoding="utf-8") and "refresh" not in target.read_text()
+    solved, tried = {"attempts": 2, "right": True}, {"attempts": 3, "right": False, "last_message": "One < too many."}
+    books = [
+        {"learner": "<b>ada", "exercises": {KEY: solved}},
+        {"learner": "bo", "exercises": {KEY: tried}},
+        {"learner": "cy", "exercises": {}},
+    ]
+    page = results_page.page(books, list(EXERCISES), every_s=5)
+    assert 'content="5"' in page and "&lt;b&gt;ada" in page and "<b>ada" not in page
+    assert "1 of 3" in page and '<td class="right">✓</td>' in page and '<td class="tried">3×</td>' in page
+    assert f"1 on <b>{KEY}</b>: One &lt; too many." in page and "02.cache_bytes" not in page
+
+
+def test_the_teachers_page_is_written_until_it_is_stopped(tmp_path, monkeypatch):
+    written = []
+
+    def rest(seconds):
+        written.append(seconds)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(results_page.time, "sleep", rest)
+    assert main.main(["workshop", "collect", str(tmp_path), "--page", str(tmp_path / "p.html"), "--every", "2"]) == 0
+    assert written == [2.0] * 3
