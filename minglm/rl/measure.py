@@ -8,6 +8,8 @@
                                            that every batch is exactly η versions old
     python -m minglm.rl.measure control    what the recipe `sum` adds beside ways that train nothing: colder samples, a
                                            vote, greedy answers; on problems of two kinds, and on longer ones
+    python -m minglm.rl.measure hop        the same for the recipe `hop`, from chat models of the tiny world (--starts),
+                                           beside a reward that knows the form of an answer alone
     python -m minglm.rl.measure abstention what "I do not know" costs in known facts that no supervised row holds any
                                            more, beside a threshold and rows without a reward
 
@@ -20,7 +22,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -67,6 +69,7 @@ class Bench:
     seeds: list[int]
     show: Show = lambda line: None
     updates: int | None = None  # fewer or more than the recipe's own
+    starts: Path = field(default_factory=lambda: datafiles.runs("seeds"))  # hop: runs of minglm.tools.demo_seeds
 
     def run(
         self, recipe: str, name: str, engine: str = "local", start: Path | None = None, **changes: Any
@@ -170,8 +173,30 @@ def control(bench: Bench) -> list[Row]:
         for kind, changes in ways.KINDS.items():
             name = f"control_{kind}_{seed}"
             bench.run("sum", name, mode="sync", seed=seed, eval_every=0, eval_problems=8, start=start, **changes)
-            found = ways.rows(start, bench.folder / name, recipes.load("sum", changes))
+            settings = recipes.load("sum", changes)
+            asked = {
+                "as trained": ways.held_out(settings, ways.PROBLEMS),
+                "longer": ways.held_out(settings, ways.PROBLEMS, True),
+            }
+            found = ways.rows(start, {"after RL": bench.folder / name}, settings, asked)
             rows += [{"kind": kind, "seed": seed, **row} for row in found]
+    return rows
+
+
+def hop(bench: Bench) -> list[Row]:
+    """What the recipe `hop` adds to a chat model, beside the same updates for the form of the answer alone."""
+    rows: list[Row] = []
+    for seed in bench.seeds:
+        start, settings = bench.starts / f"seed_{seed}" / "sft", recipes.load("hop")
+        trained = {}
+        for task, done in (("hop", "after RL"), ("hop_form", "after RL for the form")):
+            trained[done] = bench.folder / f"{task}_{seed}"
+            bench.run("hop", trained[done].name, engine="inline", start=start, task=task, mode="sync", seed=seed)
+        asked = {
+            "as trained": ways.held_out(settings, ways.PASSAGES),
+            "longer": ways.longer_passages(settings, ways.PASSAGES),
+        }
+        rows += [{"kind": "hop", "seed": seed, **row} for row in ways.rows(start, trained, settings, asked)]
     return rows
 
 
@@ -193,6 +218,7 @@ def report(name: str, rows: list[Row]) -> list[str]:
         "accuracy": _report_accuracy,
         "lift": _report_lift,
         "control": _report_control,
+        "hop": _report_control,
         "abstention": _report_abstention,
     }.get(name, _report_staleness)(rows)
 
@@ -298,6 +324,7 @@ FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
     "lift": lift,
     "staleness": staleness,
     "control": control,
+    "hop": hop,
     "abstention": abstention,
 }
 
@@ -309,12 +336,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--updates", type=int, help="fewer or more than the figure's own")
     parser.add_argument("--folder", type=Path, help="where the runs are kept (default runs/rl_measure)")
+    parser.add_argument(
+        "--starts",
+        type=Path,
+        default=datafiles.runs("seeds"),
+        help="hop: chat models, as minglm.tools.demo_seeds makes them (default runs/seeds)",
+    )
     parser.add_argument("--record", action="store_true", help="write data/reference/rl_NAME.csv")
     args = parser.parse_args(argv)
     try:
         show = partial(print, file=sys.stderr, flush=True)
         folder = args.folder or datafiles.runs("rl_measure")
-        rows = FIGURES[args.what](Bench(folder, args.seeds, show, args.updates))
+        rows = FIGURES[args.what](Bench(folder, args.seeds, show, args.updates, args.starts))
     except InputError as err:
         print(err, file=sys.stderr)
         return 2

@@ -83,12 +83,12 @@ class Task:
     @staticmethod
     def train_seed(i: int) -> int:
         """Seed of the i-th training problem, i ≥ 0."""
-        return 2 * _index(i)
+        return 2 * checked_index(i)
 
     @staticmethod
     def heldout_seed(i: int) -> int:
         """Seed of the i-th held-out problem, i ≥ 0: never a training seed, and never a training prompt."""
-        return 2 * _index(i) + 1
+        return 2 * checked_index(i) + 1
 
     def with_tail(self, sigma: float) -> Task:
         """The same task with another spread of lengths; 0 for solutions of nearly one length."""
@@ -106,11 +106,7 @@ class Task:
         Raises:
             InputError: difficulty outside 1 to 8, a seed that is no whole number ≥ 0.
         """
-        if isinstance(difficulty, bool) or not isinstance(difficulty, int) or not 1 <= difficulty <= MAX_DIFFICULTY:
-            raise InputError(
-                f"difficulty={difficulty!r}: must be a whole number from 1 to {MAX_DIFFICULTY}; start with 1"
-            )
-        rng = random.Random(f"{self.name}/{_index(seed, 'seed')}/{difficulty}/{self.tail}")
+        rng = random.Random(f"{self.name}/{checked_index(seed, 'seed')}/{checked_difficulty(difficulty)}/{self.tail}")
         held_out = seed % 2 == 1
         for _ in range(1000):
             prompt, worked, answer = _MAKERS[self.name](rng, difficulty, self._steps(rng, difficulty))
@@ -162,7 +158,15 @@ def is_held_out(prompt: str) -> bool:
     return hashlib.sha256(prompt.encode()).digest()[0] % 5 < HELD_OUT_OF_FIVE
 
 
-def _index(i: int, name: str = "index") -> int:
+def checked_difficulty(difficulty: int) -> int:
+    """A difficulty from 1 to `MAX_DIFFICULTY`. Raises InputError for any other."""
+    if isinstance(difficulty, bool) or not isinstance(difficulty, int) or not 1 <= difficulty <= MAX_DIFFICULTY:
+        raise InputError(f"difficulty={difficulty!r}: must be a whole number from 1 to {MAX_DIFFICULTY}; start with 1")
+    return difficulty
+
+
+def checked_index(i: int, name: str = "index") -> int:
+    """A whole number of at least 0. Raises InputError for anything else."""
     if isinstance(i, bool) or not isinstance(i, int) or i < 0:
         raise InputError(f"{name} {i!r}: must be a whole number of at least 0; count problems from 0")
     return i

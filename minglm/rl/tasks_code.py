@@ -27,7 +27,7 @@ from minglm.data.tokenizer import Tokenizer
 from minglm.errors import InputError
 from minglm.rl import sandbox
 from minglm.rl.sandbox import Limits, Result
-from minglm.rl.tasks import MAX_DIFFICULTY, Episode, Problem, Task, _index, is_held_out, prompt_ids
+from minglm.rl.tasks import Episode, Problem, Task, checked_difficulty, checked_index, is_held_out, prompt_ids
 
 MAX_TURNS = 3
 TURN_COST = 0.1
@@ -100,11 +100,7 @@ class CodeTask(Task):
         Raises:
             InputError: difficulty outside 1 to 8, a seed that is no whole number ≥ 0.
         """
-        if isinstance(difficulty, bool) or not isinstance(difficulty, int) or not 1 <= difficulty <= MAX_DIFFICULTY:
-            raise InputError(
-                f"difficulty={difficulty!r}: must be a whole number from 1 to {MAX_DIFFICULTY}; start with 1"
-            )
-        rng = random.Random(f"{self.name}/{_index(seed, 'seed')}/{difficulty}")
+        rng = random.Random(f"{self.name}/{checked_index(seed, 'seed')}/{checked_difficulty(difficulty)}")
         for _ in range(1000):
             problem = _make(rng, seed, difficulty)
             if is_held_out(problem.prompt) == (seed % 2 == 1):

@@ -23,6 +23,7 @@ from minglm.config import ModelConfig
 from minglm.data.chat import encode_chat, stack
 from minglm.errors import InputError
 from minglm.rl import task_registry, tasks
+from minglm.rl.tasks_tiny_world import HopTask
 from minglm.runtime import run_folder, run_lock
 from minglm.settings import MOST_SEED, BaseSettings, nonzero, setting, whole_numbers
 
@@ -81,7 +82,11 @@ class WarmStart(BaseSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        task_registry.get(self.task, self.tail)
+        if isinstance(task_registry.get(self.task, self.tail), HopTask):
+            raise InputError(
+                f"task {self.task}: starts from a chat model of the tiny world and has no warm start; give its run "
+                "folder with --init-from"
+            )
         if self.label_noise and self.task != "sum":
             raise InputError(
                 f"label_noise={self.label_noise} with task {self.task}: only task sum has noisy demonstrations; "

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 import torch
 from torch import Tensor
@@ -113,9 +113,9 @@ class MuonAdamW:
     Args:
         named: (name, parameter) pairs; names decide which rule applies (`uses_muon`, `split_rule`).
         config: head widths for the split.
-        lr: Muon's learning rate. adam_lr: AdamW's; default the same, since Muon's update has AdamW's size.
+        lr: learning rate of the matrices. adam_lr: of all else; default the same, since Muon's update has AdamW's size.
         weight_decay: decoupled, on matrices and embeddings; norms and biases have none.
-        muon: False leaves everything to AdamW.
+        muon: False leaves the matrices to AdamW too.
 
     State is a flat dict of tensors (`state_dict`), so that it is stored as safetensors.
     """
@@ -150,7 +150,9 @@ class MuonAdamW:
         left alone, weight decay included."""
         self.steps += 1
         self._muon_step(self.lr * scale)
-        self._adam_step(self.adam_lr * scale)
+        matrices = {name for name, p in self.adam.items() if uses_muon(name, p)}
+        self._adam_step(matrices, self.lr * scale)
+        self._adam_step(self.adam.keys() - matrices, self.adam_lr * scale)
 
     def _muon_step(self, lr: float) -> None:
         updates = {}
@@ -182,8 +184,8 @@ class MuonAdamW:
                 piece.copy_(stack[start : start + count].view(piece.shape))
                 start += count
 
-    def _adam_step(self, lr: float) -> None:
-        live = {n: p.grad for n, p in self.adam.items() if p.grad is not None}
+    def _adam_step(self, names: Set[str], lr: float) -> None:
+        live = {n: p.grad for n, p in self.adam.items() if n in names and p.grad is not None}
         if not live:
             return
         b1, b2 = self.betas

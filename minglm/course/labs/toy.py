@@ -28,9 +28,9 @@ CLIP = 1.0  # largest norm of a step's gradient
 
 @dataclass(frozen=True)
 class Setting:
-    """How a model is trained. Learning rates are those of the optimiser; `warmup` counts steps; `end` is the share of
-    the learning rate that is left at the last step of the cosine; `muon` False leaves all to AdamW; `embedding_std` is
-    that of the embedding's first values, None for the model's own."""
+    """How a model is trained. Learning rates are those of the optimiser, `lr` of matrices and `adam_lr` of all else;
+    `warmup` counts steps; `end` is the share of the learning rate that is left at the last step of the cosine; `muon`
+    False leaves all to AdamW; `embedding_std` is that of the embedding's first values, None for the model's own."""
 
     lr: float = 0.01
     adam_lr: float = 0.01

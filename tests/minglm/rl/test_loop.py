@@ -273,7 +273,8 @@ def test_recipes_are_settings_and_their_warm_start_is_known():
     assert recipes.names()
     for name in recipes.names():
         values = recipes.read(name)
-        WarmStart(**{"task": values["task"], **values.pop("warm_start", {})})
+        if warm := values.pop("warm_start", None):
+            WarmStart(**{"task": values["task"], **warm})
         assert Settings.from_dict(Settings.from_dict(values).to_dict()) == recipes.load(name)
 
 

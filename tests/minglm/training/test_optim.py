@@ -268,3 +268,21 @@ def test_schedule_by_hand():
     got = [cosine_with_warmup(s, 12, 4, 0.2) for s in (0, 1, 3, 4, 8, 12, 30)]
     assert got == pytest.approx([0.25, 0.5, 1.0, 1.0, 0.6, 0.2, 0.2])
     assert cosine_with_warmup(6, 12, 4, 0.2) == pytest.approx(0.2 + 0.8 * (1 + math.sqrt(0.5)) / 2)
+
+
+def test_without_muon_matrices_keep_their_own_rate():
+    torch.manual_seed(10)
+    names = {"embed_tokens.weight": (5, 4), "layers.0.mlp.down_proj.weight": (4, 6), "norm.weight": (4,)}
+    start = {n: torch.randn(s, dtype=torch.float64) for n, s in names.items()}
+    ours, theirs = ({n: torch.nn.Parameter(t.clone()) for n, t in start.items()} for _ in range(2))
+    a = MuonAdamW(ours.items(), CONFIG, lr=0.01, adam_lr=0.04, weight_decay=0.0, muon=False)
+    assert not a.muon
+    groups = [{"params": [p], "lr": 0.01 if "mlp" in n else 0.04} for n, p in theirs.items()]
+    b = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    for _ in range(3):
+        for n in names:
+            ours[n].grad = torch.randn(names[n], dtype=torch.float64)
+            theirs[n].grad = ours[n].grad.clone()
+        a.step(), b.step()
+    for n in names:
+        torch.testing.assert_close(ours[n], theirs[n], rtol=1e-12, atol=1e-12, msg=n)
