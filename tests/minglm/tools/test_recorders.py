@@ -3,7 +3,7 @@
 import pytest
 
 from minglm.errors import InputError
-from minglm.tools import demo_seeds, induction, qat_vs_ptq
+from minglm.tools import demo_seeds, induction, long_rows, qat_vs_ptq
 
 
 def _rows(seed, loss):
@@ -20,7 +20,7 @@ def test_a_seed_measured_again_replaces_its_rows_alone(tmp_path, monkeypatch, ca
     assert "written" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("recorder", [demo_seeds, induction, qat_vs_ptq])
+@pytest.mark.parametrize("recorder", [demo_seeds, induction, long_rows, qat_vs_ptq])
 def test_another_file_is_refused_with_the_command_that_makes_one(tmp_path, recorder):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     for path in (tmp_path / "other.csv", tmp_path / "none.csv"):
