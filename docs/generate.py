@@ -151,11 +151,14 @@ GALLERY = {
     "memory": "Memory",
     "rows": "Measured runs",
     "predicted": "Measured runs, predicted",
+    "answered": "Measured runs, and between which seconds a step they are expected",
     "campaign": "Campaigns and checkpoints",
     "table": "Tables from spreadsheets",
     "serving": "Serving scenarios",
+    "served": "What a serving engine holds",
     "rollouts": "Rollout cases",
     "trace": "Traces",
+    "profile": "Profiles of a device",
 }
 
 
@@ -163,6 +166,7 @@ def gallery() -> str:
     """A table of the gallery's inputs for each kind of file."""
     entries = parse_text((ROOT / "tests/gallery/index.yaml").read_text(encoding="utf-8"), "tests/gallery/index.yaml")
     out = [f"{len(entries)} inputs.\n"]  # type: ignore[arg-type]  # a list
+    assert {one["reader"] for one in entries} == set(GALLERY)  # type: ignore[index]  # a list of mappings
     for reader, title in GALLERY.items():
         out.append(f"\n## {title}\n\n| what | file | right | source |\n|---|---|---|---|")
         for one in entries:  # type: ignore[attr-defined]
@@ -200,6 +204,8 @@ def mutation_score() -> str:
 def _shown(value: object) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value))
+    if isinstance(value, dict):
+        return "{measured:g} s (predicted {predicted:g}, from {low:g} to {high:g})".format(**value)
     whole = isinstance(value, int) and not isinstance(value, bool)
     return f"{value:,}" if whole else str(value).lower() if isinstance(value, bool) else str(value)
 

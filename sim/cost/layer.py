@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sim.cost import collectives
-from sim.cost.operators import WIDTH, Op, OperatorTrace, ParallelContext, Style, embedding, norm, vocabulary
+from sim.cost.operators import WIDTH, Message, Op, OperatorTrace, ParallelContext, Style, embedding, norm, vocabulary
 from sim.cost.operators_layer import record_layer
 from sim.cost.parameters import layer_params
-from sim.cost.recompute import RECOMPUTE, OperatorSeconds
+from sim.cost.recompute import RECOMPUTE, OperatorSeconds, run_again
 from sim.cost.stacks import Stack
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
-from sim.spec.plan import RECOMPUTE_MODULES, Plan, Workload
+from sim.spec.plan import Plan, Workload
 
 Parts = tuple[tuple[str, float], ...]  # name → seconds or bytes; a tuple, so that costs stay hashable
 
@@ -79,16 +79,18 @@ class Communication:
 
     forward_s: float = 0.0
     backward_s: float = 0.0
+    experts_forward_s: float = 0.0  # inside forward_s: dispatch and combine
     hideable_forward_s: float = 0.0  # inside the above; a schedule with paired micro-batches hides it
     hideable_backward_s: float = 0.0
     beside_weight_gradient_s: float = 0.0
     beside_attention_s: float = 0.0
     beside_layer_s: float = 0.0  # all-to-all under the whole layer's work
 
-    def expose(self, phase: str, seconds: float) -> None:
-        """Seconds that a phase waits for."""
-        if phase == "forward":
+    def expose(self, message: Message, seconds: float) -> None:
+        """Seconds that the message's phase waits for it."""
+        if message.phase == "forward":
             self.forward_s += seconds
+            self.experts_forward_s += seconds if message.group in ("ep", "etp") else 0.0
         else:
             self.backward_s += seconds
 
@@ -212,10 +214,9 @@ class LayerEstimator:
         weight = seconds.total(trace.backward_weight)
         attention = seconds.classes.get("attention", 0.0)
         again = RECOMPUTE[recompute](trace, seconds, stack)
-        if self.plan.recompute_modules and recompute != "full":
-            names = {n for module in self.plan.recompute_modules for n in RECOMPUTE_MODULES[module]}
-            again += seconds.total(op for op in trace.forward if op.name in names)
         comm, host = self._communication(trace, seconds), self._host_time(trace, recompute)
+        if self.plan.recompute_modules and recompute != "full":
+            again += run_again(trace, seconds, self.plan.recompute_modules, comm.experts_forward_s)
 
         # What is left of messages when the work beside them is done; it follows the weight gradient.
         paced_weight = _longer(weight, host.weight_s, stack.host_norm)
@@ -274,7 +275,7 @@ class LayerEstimator:
             elif message.hidden_by == "schedule" and overlap_all_to_all:
                 comm.beside_layer_s += t
                 t *= 1.0 - stack.all_to_all_hidden
-            comm.expose(message.phase, t)
+            comm.expose(message, t)
             seconds.add(f"{message.group} communication", t)
         return comm
 

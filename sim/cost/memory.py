@@ -18,6 +18,7 @@ from sim.cost.chunks import Chunk, chunks_by_rank
 from sim.cost.operators import WIDTH, OperatorTrace, ParallelContext, embedding, loss_chunks, vocabulary
 from sim.cost.operators_layer import record_layer
 from sim.cost.parameters import layer_params, rank_params
+from sim.cost.recompute import freed_bytes
 from sim.cost.stacks import Stack, load_stack
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
@@ -82,19 +83,23 @@ def in_flight(plan: Pipeline, rank: int, micro_batches: int) -> list[float]:
     return [min(m, (P + 1) / 2.0 + 0.5)] * 2  # DualPipe: P+1 micro-batches of half-size stages
 
 
-def layer_activations(model: ModelSpec, plan: Plan, workload: Workload, stack: Stack, kind: str) -> tuple[float, float]:
-    """(bytes kept for one micro-batch by one layer as the plan recomputes it, bytes without recomputation)."""
+def layer_activations(
+    model: ModelSpec, plan: Plan, workload: Workload, stack: Stack, kind: str
+) -> tuple[float, float, float]:
+    """Bytes a micro-batch leaves in a layer: as `recompute` has it, with small parts alone run again, with nothing."""
     ctx = ParallelContext(plan.micro_batch, workload.seq, plan.tp, bool(plan.sp), plan.cp, plan.ep, plan.etp)
     trace = record_layer(stack.style(False, workload.busiest, plan.ep), ctx, model, kind)
     full = sum(trace.saved.values())
     entry = ctx.tokens_sp * model.hidden * WIDTH
+    held = full - freed_bytes(trace, plan.recompute_modules)
     if plan.recompute == "full":
-        return entry, full
+        return entry, held, full
     if plan.recompute == "selective":
-        return full - trace.saved.get("scores", 0.0), full
+        return full - freed_bytes(trace, {*plan.recompute_modules, "core_attn"}), held, full
     if plan.recompute == "selective_ops":
-        return 0.5 * trace.outputs + ctx.tokens * model.heads * model.value_dim / plan.tp * WIDTH + entry, full
-    return full, full
+        kept = 0.5 * trace.outputs + ctx.tokens * model.heads * model.value_dim / plan.tp * WIDTH + entry
+        return min(kept, held), held, full
+    return held, held, full
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,8 @@ class SavedActivations:
     """Bytes that one micro-batch leaves on a chip: whatever dp, pp and ZeRO are, plans of the same layers share it."""
 
     kinds: Mapping[
-        str, tuple[float, float]
-    ]  # kind of layer → bytes kept as the plan recomputes it, without recomputation
+        str, tuple[float, float, float]
+    ]  # kind of layer → bytes kept as the plan recomputes it, with small parts alone run again, with nothing
     embedding: float
     head: float
     loss: float  # peak of logits and loss
@@ -207,11 +212,11 @@ def _layers_keep(
     kept = transient = largest = 0.0
     for chunk, flights in zip(chunks, held, strict=False):  # GPipe holds one figure for all
         for kind, again, others in chunk.layers():
-            short, whole = parts.kinds.get(kind, (0.0, 0.0))
-            kept += flights * (again * short + others * whole)
-            largest = max(largest, short * bool(again), whole * bool(others))
-            if (again or others) and plan.recompute != "none":
-                transient = max(transient, whole)
+            short, held_by_others, whole = parts.kinds.get(kind, (0.0, 0.0, 0.0))
+            kept += flights * (again * short + others * held_by_others)
+            largest = max(largest, short * bool(again), held_by_others * bool(others))
+            if again or others:
+                transient = max(transient, whole if plan.recompute != "none" else whole - held_by_others)
     if plan.activation_offload:  # one layer's goes out or comes in while the next is at work
         kept = min(kept, 2 * largest)
     return kept, transient

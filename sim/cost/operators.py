@@ -111,12 +111,14 @@ class OperatorTrace:
     backward_weight: list[Op] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     saved: dict[str, float] = field(default_factory=dict)
+    kept: dict[str, float] = field(default_factory=dict)  # the same bytes by the operator that keeps them
     outputs: float = 0.0  # bytes of all matmul outputs (selective checkpointing keeps half)
     core: list[Op] = field(default_factory=list)  # what selective recomputation runs again (core attention)
 
-    def save(self, part: str, size: float) -> None:
-        """Save `size` bytes of activations for the backward pass."""
+    def save(self, part: str, size: float, name: str | None = None) -> None:
+        """Save `size` bytes of activations for the backward pass, of the operator `name` where one is given."""
         self.saved[part] = self.saved.get(part, 0.0) + size
+        self.kept[name or part] = self.kept.get(name or part, 0.0) + size
 
     def linear(  # noqa: PLR0913 (each says something else of one matmul)
         self,
@@ -192,7 +194,7 @@ class OperatorTrace:
             self.backward_input.append(
                 Op(name + ".cast", "elementwise", "memory", 0.0, extra * n_out, kernels=casts, backward=True)
             )
-        self.save("linear", batch * tokens * n_in * WIDTH if saved_input is None else saved_input)
+        self.save("linear", batch * tokens * n_in * WIDTH if saved_input is None else saved_input, name)
         self.outputs += batch * tokens * n_out * WIDTH
 
     def memory(
@@ -222,7 +224,7 @@ class OperatorTrace:
                 )
             )
         if save:
-            self.save(part, save)
+            self.save(part, save, name)
 
     def message(
         self,
@@ -310,13 +312,15 @@ def sequence_parallel_scatter(trace: OperatorTrace, ctx: ParallelContext, hidden
         trace.message("tp.reduce", "all_reduce", size, "tp", hidden_by="none")
 
 
-def activation(trace: OperatorTrace, tokens: float, ffn: float, gated: bool, save: bool = True) -> None:
+def activation(
+    trace: OperatorTrace, tokens: float, ffn: float, gated: bool, save: bool = True, name: str = "activation"
+) -> None:
     """SwiGLU (gated) or GELU between the matrices of a feed-forward block."""
     eager = trace.style.fusion == "eager"
     f, b, kf, kb = _ACTIVATION["eager plain" if eager and not gated else trace.style.fusion]
     size = tokens * ffn * WIDTH
     trace.memory(
-        "activation",
+        name,
         f * size * (3 if gated else 2),
         b * size * (5 if gated else 3),
         kernels=kf,

@@ -96,7 +96,8 @@ def core_attention(
                 backward_kernels=3 * (steps - 1),
                 save=0.0,
             )
-        trace.save("flash", b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH + 4.0 * b * rows * heads)
+        kept = b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH + 4.0 * b * rows * heads
+        trace.save("flash", kept, "attention")
     else:
         square = b * heads * rows * S
         for name, inner, outer in (("scores", qk, S), ("values", S, v)):
@@ -128,7 +129,7 @@ def core_attention(
             kernels=4 if eager else 2,
             backward_kernels=4 if eager else 2,
         )
-        trace.save("qkv", b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH)
+        trace.save("qkv", b * rows * (heads * qk + kv_heads * (qk + v)) * WIDTH, "attention")
         # scores after softmax, after dropout, and the mask: 2 + 2 + 1 bytes per entry (arXiv 2205.05198 eq. 1)
         trace.save("scores", square * ((2 * WIDTH + 1) if style.dropout else WIDTH))
     trace.core += trace.forward[start:]

@@ -102,7 +102,7 @@ def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> Non
         "experts up", "expert", each, C, width * (2 if gated else 1), batch=experts, loop=style.grouped == "loop"
     )
     if style.grouped != "joined":
-        activation(trace, rows_worst, width, gated)
+        activation(trace, rows_worst, width, gated, name="expert activation")
     trace.linear("experts down", "expert", each, width, C, batch=experts, loop=style.grouped == "loop")
     trace.memory(
         "unpermute",
@@ -119,7 +119,7 @@ def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> Non
         ffn = model.shared_width
         sequence_parallel_gather(trace, ctx, C)
         trace.linear("shared up", "linear", ctx.tokens, C, ffn * (2 if gated else 1) / ctx.tp, saved_input=0.0)
-        activation(trace, ctx.tokens, ffn / ctx.tp, gated)
+        activation(trace, ctx.tokens, ffn / ctx.tp, gated, name="shared activation")
         trace.linear("shared down", "linear", ctx.tokens, ffn / ctx.tp, C)
         sequence_parallel_scatter(trace, ctx, C)
     residual(trace, ctx, C)

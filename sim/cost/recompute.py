@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from sim.cost.operators import Op, OperatorTrace
 from sim.cost.stacks import Stack
+from sim.spec.plan import RECOMPUTE_MODULES
 
 
 class OperatorSeconds:
@@ -62,3 +63,33 @@ RECOMPUTE: Mapping[str, Callable[[OperatorTrace, OperatorSeconds, Stack], float]
     "selective_ops": _recompute_selective_ops,
     "full": _recompute_full,
 }
+
+
+# Operators whose kept input a small part gives up when it runs again. Norms, activations and up-projections discard
+# their output too, which the operator after them would keep (Megatron-Core: CheckpointWithoutOutput); the other parts
+# keep the input of their first operator and give up what lies inside.
+_NORM_OUTPUTS = ("qkv", "q_a", "kv_a", "ffn up", "router")
+_GIVEN_UP = {
+    "norm": _NORM_OUTPUTS,
+    "layernorm": _NORM_OUTPUTS,
+    "mla_up_proj": ("attention",),
+    "moe_act": ("experts down",),
+    "core_attn": ("scores",),
+}
+
+
+def run_again(
+    trace: OperatorTrace, seconds: OperatorSeconds, modules: Iterable[str], experts_messages_s: float
+) -> float:
+    """Seconds of the small parts of `plan.recompute_modules`: the expert layer sends its tokens again too."""
+    names = {name for module in modules for name in RECOMPUTE_MODULES[module]}
+    again = seconds.total(op for op in trace.forward if op.name in names)
+    return again + (experts_messages_s if "moe" in modules else 0.0)
+
+
+def freed_bytes(trace: OperatorTrace, modules: Iterable[str]) -> float:
+    """Activation bytes of a layer that the small parts of `plan.recompute_modules` need not keep."""
+    names: set[str] = set()
+    for module in modules:
+        names |= set(_GIVEN_UP[module] if module in _GIVEN_UP else RECOMPUTE_MODULES[module][1:])
+    return sum(size for name, size in trace.kept.items() if name in names)

@@ -324,7 +324,8 @@ class PlanCosts:
         """Bytes on the fullest chip, as `sim.cost.memory.peak`."""
         layout, parts = self.layout(c), self.work(c).activations
         m, again, worst = max(1, c.batch // (c.dp * c.micro_batch)), c.recompute != "none", 0.0
-        dense, moe = parts.kinds.get("dense", (0.0, 0.0)), parts.kinds.get("moe", (0.0, 0.0))
+        dense, moe = (parts.kinds.get(kind, (0.0, 0.0, 0.0)) for kind in ("dense", "moe"))
+        once = [whole if again else whole - held for _, held, whole in (dense, moe)]  # of the layer that is run again
         for chunks, rank, states in zip(layout.kinds, layout.first_of, self.states(c), strict=True):
             # a kind's first rank has the most in flight, so the others of its kind are no fuller
             flights = memory.in_flight(layout, rank, m)[0]
@@ -333,8 +334,7 @@ class PlanCosts:
                 per += n * dense[0] + e * moe[0]
                 if depths and c.mtp_before_head:
                     per += self.mtp * (moe if self.model.experts else dense)[0]
-                if again:
-                    transient = max(transient, dense[1] if n else 0.0, moe[1] if e else 0.0)
+                transient = max(transient, once[0] if n else 0.0, once[1] if e else 0.0)
                 if head:
                     per += parts.embedding
                 if tail:

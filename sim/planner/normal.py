@@ -221,15 +221,9 @@ def _knobs(s: Scenario, own_s: float) -> list[Cause]:
             )
     if s.model.experts:
         mean = s.stack.style(False, s.workload.busiest, s.plan.ep).imbalance
-        out.append(
-            Cause(
-                "experts' imbalance",
-                "busiest rank over the mean",
-                mean,
-                4.0 * mean,
-                lambda x: scaled(_closed(s, imbalance=x)),
-            )
-        )
+        for name, most in (("experts' imbalance", 4.0 * mean), ("experts balanced by force", 1.0)):
+            out.append(Cause(name, "busiest rank over the mean", mean, most, lambda x: scaled(_closed(s, imbalance=x))))
+    out.append(Cause("host slower", "of its time to issue work", 1.0, 4.0, lambda x: scaled(_closed(s, host=x))))
     return [
         *out,
         Cause("clock of the chips", "of the rate assumed", 1.0, 0.5, lambda x: _slower(s, own_s, x)),
@@ -275,9 +269,18 @@ def _countings(s: Scenario, quantity: str, own_s: float) -> list[Cause]:
     return out
 
 
-def _closed(s: Scenario, facts: dict | None = None, plan: Plan | None = None, imbalance: float | None = None) -> float:
-    cluster = s.cluster
+def _closed(
+    s: Scenario,
+    facts: dict | None = None,
+    plan: Plan | None = None,
+    imbalance: float | None = None,
+    host: float = 1.0,
+) -> float:
+    cluster, stack, issue = s.cluster, s.stack, s.cluster.chip.host_op_s
     for path, value in (facts or {}).items():
         cluster = changed(cluster, path, value)
+    if host != 1.0:
+        stack = replace(stack, host_op_s=host * stack.host_op_s, host_message_s=host * stack.host_message_s)
+        cluster = changed(cluster, ("chip", "host_op_s"), host * issue.value) if issue else cluster
     work = s.workload if imbalance is None else replace(s.workload, imbalance=imbalance, capacity_factor=None)
-    return in_closed_form(s.model, cluster, plan or s.plan, work, s.precision, s.stack, allow_oom=True)[2]
+    return in_closed_form(s.model, cluster, plan or s.plan, work, s.precision, stack, allow_oom=True)[2]

@@ -27,11 +27,14 @@ RECOMPUTE_MODULES = {
     "mla_up_proj": ("q_b", "kv_b"),
     "norm": ("norm",),
     "layernorm": ("norm",),
-    "moe_act": ("activation",),
+    "moe_act": ("expert activation",),
     "mlp": ("ffn up", "activation", "ffn down"),
     "core_attn": ("flash", "scores", "softmax", "values"),
-    "moe": ("router", "routing", "permute", "experts up", "activation", "experts down", "unpermute"),
-    "shared_experts": ("shared up", "shared down"),
+    "moe": (
+        *("router", "routing", "permute", "experts up", "expert activation", "experts down", "expert bias"),
+        *("unpermute", "shared up", "shared activation", "shared down"),
+    ),
+    "shared_experts": ("shared up", "shared activation", "shared down"),
 }
 SWITCHES = (
     "sp",

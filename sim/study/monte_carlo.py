@@ -131,7 +131,7 @@ def fact_inputs(s: Scenario) -> list[Input]:
         low, mid, high = (RATES_PER_CHIP_DAY[k] for k in ("low", "mid", "high"))
     if low < high:
         out.append(Input(FAILURES, (FAILURES,), Triangle(low, min(max(mid, low), high), high)))
-    kind = kind_of(s.cluster.chip, s.plan.num_chips, s.workload.seq, s.model.experts, s.precision)
+    kind = kind_of(s.cluster.chip, s.model, s.plan, s.workload.seq, s.precision)
     out.append(Input(ERROR, (ERROR,), Values(left_out_factors(kind))))
     return out
 

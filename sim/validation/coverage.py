@@ -4,7 +4,7 @@ A question's kind is the first that fits of `KINDS`. Its interval is conformal: 
 time of the rows of that kind, each predicted with its stack left out of every fit (`sim.validation.fit`); a kind with
 few rows takes all rows. A stack's rows err alike, and a question is of a stack not seen: so one with many rows speaks
 with `MOST` of them, evenly spaced in order. `coverage` tells how often such an interval, made without a row's stack,
-holds the row.
+holds the row; where one stack has most rows of a kind, what is left are all rows, and they say little of that kind.
 
     python -m sim.validation.coverage --write    # data/left_out.yaml, which intervals are read from
 """
@@ -22,13 +22,16 @@ from minglm.errors import InputError
 from sim.base.documents import read_mapping
 from sim.scenario.build import Run
 from sim.spec.hardware import Chip
+from sim.spec.model import ModelSpec
+from sim.spec.plan import Plan
 from sim.validation.fit import UNMOVED, cross_validate
 from sim.validation.rows import MeasuredRow, read_rows
 
-KINDS = ("ascend", "more than 4,096 chips", "long context", "moe", "fp8", "dense")
+KINDS = ("ascend", "more than 4,096 chips", "long context", "experts, few tokens", "moe", "fp8", "dense")
 FEW = 10  # rows under which a kind's own errors say too little
 MOST = 12  # rows that one stack speaks with in an interval
 LONG, MANY = 32_768, 4_096
+FEW_TOKENS = 2_048  # of a micro-batch on one chip: an expert layer's kernels are then about as short as their issue
 SHARES = (0.5, 0.8)
 
 
@@ -42,20 +45,22 @@ class LeftOut(NamedTuple):
     factor: float
 
 
-def kind_of(chip: Chip, num_chips: int, seq: int, experts: int, precision: str) -> str:
+def kind_of(chip: Chip, model: ModelSpec, plan: Plan, seq: int, precision: str) -> str:
     """The kind of a question about training."""
     if chip.family == KINDS[0]:
         return KINDS[0]
-    if num_chips > MANY:
+    if plan.num_chips > MANY:
         return KINDS[1]
     if seq >= LONG:
         return KINDS[2]
-    return KINDS[3] if experts else KINDS[4] if precision == "fp8" else KINDS[5]
+    if model.experts:
+        return KINDS[3] if plan.micro_batch * seq / (plan.tp * plan.cp) <= FEW_TOKENS else KINDS[4]
+    return KINDS[5] if precision == "fp8" else KINDS[6]
 
 
 def kind_of_run(run: Run) -> str:
-    """The kind of a run: `kind_of` its chip, size, sequence, model and precision."""
-    return kind_of(run.cluster.chip, run.plan.num_chips, run.workload.seq, run.model.experts, run.precision)
+    """The kind of a run: `kind_of` its chip, model, plan, sequence and precision."""
+    return kind_of(run.cluster.chip, run.model, run.plan, run.workload.seq, run.precision)
 
 
 def left_out(rows: Iterable[MeasuredRow]) -> list[LeftOut]:
@@ -112,9 +117,10 @@ def spoken(rows: Iterable[LeftOut]) -> list[float]:
 
 
 def of_kind(rows: Sequence[LeftOut], kind: str) -> list[float]:
-    """The factors of a kind, or of all kinds where it has fewer than `FEW` rows."""
+    """The factors of a kind, or of all where it has fewer than `FEW` rows, but for experts with few tokens: they wait
+    for their hosts, which no other kind tells of."""
     own = [row for row in rows if row.kind == kind]
-    return spoken(own if len(own) >= FEW else rows)
+    return spoken(own if len(own) >= FEW else [row for row in rows if row.kind != KINDS[3]])
 
 
 def coverage(rows: Sequence[LeftOut]) -> dict[str, Any]:
@@ -152,7 +158,9 @@ def left_out_factors(kind: str) -> tuple[float, ...]:
         raise InputError(f"kind {kind!r}: not one of {', '.join(KINDS)}")
     table = read_mapping(datafiles.data("left_out.yaml"))
     own = [float(v) for v in table.get(kind) or ()]
-    return tuple(own if len(own) >= FEW else [float(v) for some in table.values() for v in some or ()])
+    if len(own) < FEW:
+        own = [float(v) for name, some in table.items() if name != KINDS[3] for v in some or ()]
+    return tuple(own)
 
 
 def as_text(rows: Iterable[LeftOut]) -> str:

@@ -141,6 +141,32 @@ def predicted(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     return {row["id"]: row["predicted"] for row in training.run([path])["rows"]}
 
 
+def answered(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What `clustersim normal` says of each row's step: predicted seconds, and between which it expects them to lie."""
+    from sim.planner.normal import normal
+    from sim.scenario.training import resolve
+    from sim.validation.rows import read_rows
+
+    document, found = yaml.safe_load(path.read_text(encoding="utf-8")), {}
+    for row, said in zip(read_rows([path]), document["rows"], strict=True):
+        asked = {**document.get("defaults", {}), **said, "tokens": "1T"}
+        asked["cluster"] = asked.get("cluster") or {"like": f"dgx_{asked.pop('chip')}"}
+        scenario = resolve({k: v for k, v in asked.items() if k not in ("id", "measured", "chip")}, "gallery")
+        answer = normal(scenario, "step_s", seconds_of(row))
+        found[row.id] = {"measured": answer["measured"], "predicted": answer["predicted"]}
+        found[row.id] |= dict(zip(("low", "high"), answer["interval"], strict=True))
+    return found
+
+
+def seconds_of(row: Any) -> float:
+    """A row's measured quantity as seconds a step: a rate times the step it goes with is the same for both."""
+    from sim.validation.predict import predict, step_of
+
+    if row.quantity == "seconds_per_step":
+        return row.measured
+    return step_of(row.run)[0].total_s * predict(row) / row.measured
+
+
 def campaign(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     """As `clustersim campaign FILE --json`: medians of its draws, and the checkpoint."""
     from sim.scenario.training import load_scenario
@@ -173,6 +199,7 @@ KINDS = (
     trace,
     profile,
     predicted,
+    answered,
     campaign,
 )
 READERS = {f.__name__: f for f in KINDS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from minglm.errors import InputError
 from sim.cost import memory
 from sim.cost.parameters import rank_params
+from sim.cost.stacks import load_stack
 from sim.spec.hardware import load_cluster
 from sim.spec.model_loader import load_model
 from sim.spec.plan import Plan, Workload
@@ -89,3 +91,42 @@ def test_components_add_up():
     found = memory.peak(DSV3, Plan(pp=16, dp=64, ep=64, zero=1), Workload(1024, 4096))
     assert found.total_bytes == pytest.approx(sum(found.breakdown().values()))
     assert min(found.breakdown().values()) >= 0
+
+
+@pytest.mark.parametrize(
+    "modules, rows, gates",
+    [
+        ((), 0, 0),
+        (("norm",), 2, 0),  # what attention and the router read
+        (("moe_act",), 3, 0),  # what the experts' second matrix reads: 8 rows of 1,536
+        (("moe",), 8 + 6 + 3 + 8, 2),  # rows as sent, both halves of the gated width, their product, rows to come back
+        (("norm", "moe"), 2 + 8 + 6 + 3 + 8, 2),
+        (("core_attn",), 0, 0),  # flash attention keeps no scores
+        (("mlp",), 0, 0),  # no dense layer
+    ],
+)
+def test_small_parts_that_run_again_keep_nothing_inside(modules, rows, gates):
+    """Qwen3-235B, one sequence of 4,096: a row is 4,096 values; gates are fp32, one of 128 experts."""
+    model, plan = load_model("qwen3_235b_a22b"), Plan(micro_batch=1, recompute_modules=modules)
+    held, alone, whole = memory.layer_activations(
+        model, plan, Workload(1, 4096, imbalance=1.0), load_stack("generic"), "moe"
+    )
+    assert held == alone and whole - held == pytest.approx(4096 * (rows * 4096 * 2 + gates * 128 * 4), abs=1)
+
+
+def test_latent_attention_built_up_again_keeps_neither_queries_nor_keys():
+    """DeepSeek-V3: 128 heads of 192 for queries and keys and of 128 for values, beside a log-sum that stays small."""
+    plan = Plan(micro_batch=1, recompute_modules=("mla_up_proj",))
+    held, _, whole = memory.layer_activations(DSV3, plan, Workload(1, 4096), load_stack("generic"), "dense")
+    assert whole - held == pytest.approx(4096 * 128 * (192 + 192 + 128) * 2, rel=0.01)
+
+
+def test_a_run_that_recomputes_its_experts_fits_where_it_ran():
+    """Qwen3-235B on 256 H800 of 80 GB, TP1 PP32 VPP3 EP8: it ran (alibaba/Pai-Megatron-Patch issue 658)."""
+    work = Workload(2048, 4096, imbalance=1.0)
+    plan = Plan(dp=8, pp=32, vpp=3, ep=8, schedule="interleaved", micro_batch=1, zero=1)
+    model = load_model("qwen3_235b_a22b")
+    less = dataclasses.replace(plan, recompute_modules=("norm", "moe"))
+    whole, short = (memory.peak(model, p, work, stack="megatron-lm-2024") for p in (plan, less))
+    assert short.total_bytes / 2**30 < 79.2 < whole.total_bytes / 2**30
+    assert short.buffers - whole.buffers == pytest.approx(4096 * (27 * 4096 * 2 + 2 * 128 * 4), rel=0.01)
