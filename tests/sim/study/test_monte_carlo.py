@@ -126,7 +126,7 @@ def test_each_fact_moves_what_it_should():
 def test_the_simulators_own_error_is_that_of_left_out_stacks_of_the_kind():
     s = resolve(SMALL)
     (error,) = [one for one in fact_inputs(s) if one.name == ERROR]
-    kind = kind_of(s.cluster.chip, s.plan.num_chips, s.workload.seq, s.model.experts, s.precision)
+    kind = kind_of(s.cluster.chip, s.model, s.plan, s.workload.seq, s.precision)
     assert error.dist == Values(left_out_factors(kind)) and min(left_out_factors(kind)) < 1 < max(
         left_out_factors(kind)
     )
