@@ -75,6 +75,23 @@ def test_code_fits_a_notebooks_cell(path):
     assert not [line for line in lines if len(line) > 88]
 
 
+def _long_axis_titles(code: str) -> list[str]:
+    """Titles of vertical axes, written out in a call of `figure` or `heatmap`, that such a picture has no room for."""
+    calls = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Call) and len(n.args) > 2]
+    named = [n for n in calls if (getattr(n.func, "id", "") or getattr(n.func, "attr", "")) in ("figure", "heatmap")]
+    titles = [n.args[2].value for n in named if isinstance(n.args[2], ast.Constant)]
+    return [title for title in titles if isinstance(title, str) and len(title) > 35]
+
+
+@pytest.mark.parametrize("path", COURSE, ids=lambda p: p.relative_to(ROOT / "notebooks").as_posix())
+def test_the_title_of_a_vertical_axis_fits_the_picture(path):
+    assert [t for cell in _cells(path, "code") for t in _long_axis_titles(cell)] == []
+
+
+def test_a_long_title_of_an_axis_is_seen():
+    assert _long_axis_titles(f"figure('a', 'b', '{'c' * 36}')") == ["c" * 36]
+
+
 @pytest.mark.parametrize("path", COURSE, ids=lambda p: p.relative_to(ROOT / "notebooks").as_posix())
 def test_every_picture_says_in_words_what_it_shows(path):
     shown = 0
