@@ -275,10 +275,12 @@ def _report_control(rows: list[Row]) -> list[str]:
 def _report_abstention(rows: list[Row]) -> list[str]:
     seeds = sorted({r["seed"] for r in rows})
     lines = [f"by seed {', '.join(map(str, seeds))}: right, declined, and right where it may not decline"]
-    for way, kind in dict.fromkeys((r["way"], r["questions"]) for r in rows):
-        own = {r["seed"]: r for r in rows if (r["way"], r["questions"]) == (way, kind)}
-        columns = ("  ".join(f"{own[s][what]:4.0%}" for s in seeds if s in own) for what in _SHARES)
-        lines.append(f"{way:38} {kind:15}" + "   |   ".join(columns))
+    for way in dict.fromkeys(r["way"] for r in rows):
+        lines.append(way)
+        for kind in dict.fromkeys(r["questions"] for r in rows if r["way"] == way):
+            own = {r["seed"]: r for r in rows if (r["way"], r["questions"]) == (way, kind)}
+            columns = ("  ".join(f"{own[s][what]:4.0%}" for s in seeds if s in own) for what in _SHARES)
+            lines.append(f"  {kind:15}" + "   |   ".join(columns))
     return lines
 
 

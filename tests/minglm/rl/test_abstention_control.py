@@ -55,5 +55,5 @@ def test_the_report_has_a_line_for_each_way_and_kind_with_a_figure_for_each_seed
         for seed, right in enumerate((0.5, 0.75))
     ]
     lines = measure.report("abstention", rows)
-    assert len(lines) == 3 and "0, 1" in lines[0]
-    assert lines[1].split() == ["start", "known", "50%", "75%", "|", "25%", "25%", "|", "100%", "100%"]
+    assert len(lines) == 4 and "0, 1" in lines[0] and lines[1] == "start"
+    assert lines[2].split() == ["known", "50%", "75%", "|", "25%", "25%", "|", "100%", "100%"]
