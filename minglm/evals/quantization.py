@@ -21,6 +21,7 @@ from minglm.model.model import Model
 from minglm.quant.formats import Spec
 from minglm.quant.modules import PackedExperts, PackedLinear, empty_packed
 from minglm.training import recipe as recipes
+from minglm.training.tiny_world import open_tiny_world
 
 SEED = 10_007  # of the validation batches, the same as in training
 ICEPOP = 2.0  # GLM-5 report §3.2: a token whose probability ratio leaves [1/β, β] is masked
@@ -76,6 +77,9 @@ def validation_batches(run: str | Path, tokenizer, config, count: int | None = N
         (p / "recipe.yaml" for p in (run, run.parent, run.parent.parent) if (p / "recipe.yaml").is_file()), None
     )
     recipe = recipes.load(note) if note else None
+    if recipe and recipe.corpus == recipes.TINY_WORLD:
+        unseen = open_tiny_world(recipe, None)[2]
+        return [unseen.batch(i) for i in range(count or recipe.val_batches)]
     source, most = (recipe.corpus, recipe.corpus_max_bytes) if recipe else ("stdlib", 500_000)
     shard = _validation_shard(source, most, tokenizer)
     loader: SftLoader | shards.Loader

@@ -27,6 +27,7 @@ from minglm.tools.demo import SIZES
 from minglm.training import recipe as recipes
 from minglm.training.loop import train
 
+RECIPE = "tiny_sft"  # the demo's chat stage
 COLUMNS = ("seed", "training", "format", "bits_per_weight", "bytes", "val_loss", "loss_added", "needles", "questions")
 AFTER = {"plain": ("none", "int4", "fp8", "w4a8"), "qat": ("none", "int4")}
 
@@ -35,7 +36,7 @@ def compare(  # noqa: PLR0913 (what is varied, what is measured: each is one cho
     base: str | Path,
     folder: str | Path,
     seeds: list[int],
-    recipe_name: str = "sft",
+    recipe_name: str = RECIPE,
     changes: dict | None = None,
     batches: int = 16,
     questions: int = 4,
