@@ -35,6 +35,7 @@ from minglm.model.indexer import Indexer
 from minglm.model.layers import LATENT_EPS, RMSNorm
 from minglm.model.model import Model
 from minglm.model.moe import MoE
+from minglm.model.products import linear
 from minglm.model.topk import largest
 from minglm.quant.formats import Spec
 
@@ -44,7 +45,7 @@ HEAD_COLUMN_SPLITS = 16
 def _linear(x: Tensor, weight: Tensor) -> Tensor:
     """F.linear of x (N, in) and weight (out, in)."""
     if len(x) > 1:
-        return F.linear(x, weight)
+        return linear(x, weight)
     parts = column_split(weight)
     return torch.bmm(x.expand(len(parts), 1, -1), parts).view(1, -1)
 

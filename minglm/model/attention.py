@@ -28,6 +28,7 @@ from minglm.model.documents import Document, attention_by_document, documents
 from minglm.model.indexer import Indexer, causal_mask, select_topk
 from minglm.model.indexer_loss import dense_kl, topk_kl
 from minglm.model.layers import LATENT_EPS, RMSNorm, apply_rope
+from minglm.model.products import Linear
 from minglm.model.sparse_attention import sparse_attention, topk_mask
 
 DENSE_MASK_UNTIL = (
@@ -131,13 +132,13 @@ class MLA(nn.Module):
         self.qk_nope_head_dim, self.qk_rope_head_dim = config.qk_nope_head_dim, config.qk_rope_head_dim
         self.scale = config.qk_head_dim**-0.5
         H, C, L = self.num_heads, config.hidden_size, self.kv_lora_rank
-        self.q_a_proj = nn.Linear(C, config.q_lora_rank, bias=False)
+        self.q_a_proj = Linear(C, config.q_lora_rank)
         self.q_a_layernorm = RMSNorm(config.q_lora_rank, LATENT_EPS)
-        self.q_b_proj = nn.Linear(config.q_lora_rank, H * config.qk_head_dim, bias=False)
-        self.kv_a_proj_with_mqa = nn.Linear(C, L + self.qk_rope_head_dim, bias=False)
+        self.q_b_proj = Linear(config.q_lora_rank, H * config.qk_head_dim)
+        self.kv_a_proj_with_mqa = Linear(C, L + self.qk_rope_head_dim)
         self.kv_a_layernorm = RMSNorm(L, LATENT_EPS)
-        self.kv_b_proj = nn.Linear(L, H * (self.qk_nope_head_dim + self.v_head_dim), bias=False)
-        self.o_proj = nn.Linear(H * self.v_head_dim, C, bias=False)
+        self.kv_b_proj = Linear(L, H * (self.qk_nope_head_dim + self.v_head_dim))
+        self.o_proj = Linear(H * self.v_head_dim, C)
         self.indexer = Indexer(config) if full else None
 
     def forward(

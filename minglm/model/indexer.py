@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from minglm.config import ModelConfig
 from minglm.model.documents import documents, spans
 from minglm.model.layers import LATENT_EPS, apply_rope, to_float32
+from minglm.model.products import Linear, relu_product
 from minglm.model.threads import parallel_for
 from minglm.model.topk import fold_factor, topk_lowest
 from minglm.model.workspace import SCORE_FLOATS, Workspace, chunk_budget
 from minglm.runtime.switch import fast
 
-# A block of scores that stays in a core's second cache, all heads of it: queries at a time, and keys at a time.
-QUERIES, KEYS = 64, 2048
+QUERIES = 64  # at a time, where all of their scores are needed at once
+PRODUCTS = 1 << 18  # of a block of queries, keys and heads: what stays in a core's second cache
 CANDIDATES = 15 << 10  # places where a chunk's best keys may be: over 128 KiB, the C library maps fresh memory for them
 
 
@@ -28,10 +29,10 @@ class Indexer(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.heads, self.width, self.rope_width = config.index_n_heads, config.index_head_dim, config.qk_rope_head_dim
-        self.wq_b = nn.Linear(config.q_lora_rank, self.heads * self.width, bias=False)
-        self.wk = nn.Linear(config.hidden_size, self.width, bias=False)
+        self.wq_b = Linear(config.q_lora_rank, self.heads * self.width)
+        self.wk = Linear(config.hidden_size, self.width)
         self.k_norm = nn.LayerNorm(self.width, eps=LATENT_EPS)
-        self.weights_proj = nn.Linear(config.hidden_size, self.heads, bias=False)
+        self.weights_proj = Linear(config.hidden_size, self.heads)
 
     def forward(self, x: Tensor, q_latent: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B,T,C), q_latent (B,T,q_lora) → q (B,T,Hi,Di), k (B,T,Di), w (B,T,Hi); scales are folded into w."""
@@ -48,12 +49,13 @@ def index_scores(q: Tensor, k: Tensor, w: Tensor, space: Workspace | None = None
     in `space` when it is given."""
     n, Hi, S = q.shape[0], q.shape[1], k.shape[0]
     space = space or Workspace(w)
-    if S > KEYS and q.dtype == w.dtype and _in_blocks(q):
+    step = PRODUCTS // (QUERIES * Hi)
+    if S > step and q.dtype == w.dtype and _in_blocks(q):
         scores, weights, queries = space("scores", n, S), w.unsqueeze(1), q.flatten(0, 1)
-        for start in range(0, S, KEYS):
-            keys = k[start : start + KEYS]
-            dots = torch.mm(queries, keys.T, out=space("dots", n * Hi, len(keys))).relu_().view(n, Hi, -1)
-            scores[:, start : start + KEYS] = torch.bmm(weights, dots, out=space("block", n, 1, len(keys))).squeeze(1)
+        for start in range(0, S, step):
+            keys = k[start : start + step]
+            dots = relu_product(queries, keys.T, space("dots", n * Hi, len(keys)), step).view(n, Hi, -1)
+            scores[:, start : start + step] = torch.bmm(weights, dots, out=space("block", n, 1, len(keys))).squeeze(1)
         return scores
     if q.dtype == w.dtype:
         dots = torch.mm(q.flatten(0, 1), k.T, out=space("dots", n * Hi, S))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minglm.data.shards import IGNORE
+from minglm.model.products import Linear, rows_product, sum_over_rows
 
 LATENT_EPS = 1e-6  # norms of the q and kv latents and of the indexer key (transformers `glm_moe_dsa`)
 HEAD_CHUNK = 1024  # tokens whose logits exist at one time during training
@@ -65,9 +66,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, hidden: int, width: int):
         super().__init__()
-        self.gate_proj = nn.Linear(hidden, width, bias=False)
-        self.up_proj = nn.Linear(hidden, width, bias=False)
-        self.down_proj = nn.Linear(width, hidden, bias=False)
+        self.gate_proj = Linear(hidden, width)
+        self.up_proj = Linear(hidden, width)
+        self.down_proj = Linear(width, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) → (…, C)."""
@@ -106,7 +107,7 @@ class _HeadLoss(torch.autograd.Function):
         grads = (torch.empty_like(hidden), torch.zeros_like(weight)) if wants else None
         for start in range(0, hidden.shape[0], HEAD_CHUNK):
             part = slice(start, start + HEAD_CHUNK)
-            logits = to_float32(hidden[part] @ weight.T)  # (n, V)
+            logits = to_float32(rows_product(hidden[part], weight.T))  # (n, V)
             target, kept = targets[part].clamp(min=0)[:, None], counted[part]
             picked, (highest, place) = logits.gather(-1, target).squeeze(-1), logits.max(-1)
             probs = logits.softmax(-1)
@@ -119,8 +120,8 @@ class _HeadLoss(torch.autograd.Function):
                 if not bool(kept.all()):
                     probs.mul_(kept[:, None])
                 grad = probs.to(hidden.dtype)
-                torch.mm(grad, weight, out=d_hidden[part])
-                d_weight.addmm_(grad.T, hidden[part])
+                rows_product(grad, weight, out=d_hidden[part])
+                d_weight += sum_over_rows(grad, hidden[part])
         if grads is not None:
             ctx.save_for_backward(*grads, count)
         return total / count

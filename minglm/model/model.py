@@ -30,6 +30,7 @@ from minglm.model.decoder_layer import AuxLosses, DecoderLayer
 from minglm.model.layers import RMSNorm, head_loss, rope_table
 from minglm.model.moe import Router
 from minglm.model.mtp import MTP, shift_targets
+from minglm.model.products import Linear
 
 MODES = ("dense", "warmup", "sparse")
 
@@ -69,7 +70,7 @@ class Model(nn.Module):
         )
         self.layers = cast("Sequence[DecoderLayer]", nn.ModuleList(layers))  # a ModuleList does not say of what
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.mtp = (
             MTP(config, DecoderLayer(config, config.num_hidden_layers, full=True, experts=True))
             if config.num_nextn_predict_layers

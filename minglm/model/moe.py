@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from minglm.config import ModelConfig
 from minglm.model import gpu_kernels
 from minglm.model.layers import SwiGLU, to_float32
+from minglm.model.products import rows_product, sum_over_rows
 
 
 class Router(nn.Module):
@@ -62,9 +63,9 @@ class GroupedSwiGLU(torch.autograd.Function):
         inner = x.new_empty(order.numel(), gate_up.shape[1])  # (N·K, 2F)
         out = x.new_empty(order.numel(), x.shape[1])  # (N·K, C)
         for e, part in _parts(counts):
-            torch.mm(x.index_select(0, token[part]), gate_up[e].T, out=inner[part])
+            rows_product(x.index_select(0, token[part]), gate_up[e].T, out=inner[part])
             g, u = inner[part].chunk(2, -1)
-            torch.mm(F.silu(g).mul_(u).mul_(gate[part]), down[e].T, out=out[part])
+            rows_product(F.silu(g).mul_(u).mul_(gate[part]), down[e].T, out=out[part])
         ctx.save_for_backward(x, gate_up, down, gate, token, place, inner)
         ctx.counts, ctx.k = counts, chosen.shape[1]
         return F.embedding_bag(place.view_as(chosen), out, mode="sum"), counts
@@ -83,16 +84,16 @@ class GroupedSwiGLU(torch.autograd.Function):
             sigmoid = g.sigmoid()
             act = g * sigmoid  # silu(g)
             hidden = act * u
-            d_hidden = d_out @ down[e]  # gradient of gate·hidden
+            d_hidden = rows_product(d_out, down[e])  # gradient of gate·hidden
             torch.sum(d_hidden * hidden, -1, keepdim=True, out=d_gate[part])
-            torch.mm(d_out.T, hidden.mul_(gate[part]), out=d_down[e])
+            sum_over_rows(d_out, hidden.mul_(gate[part]), out=d_down[e])
             d_hidden *= gate[part]
             d_inner = torch.empty_like(inner[part])
             torch.mul(d_hidden, act, out=d_inner[:, width:])
             # silu'(g) = sigmoid + silu·(1 − sigmoid)
             torch.mul(act.addcmul_(act, sigmoid, value=-1).add_(sigmoid), d_hidden.mul_(u), out=d_inner[:, :width])
-            torch.mm(d_inner.T, rows, out=d_gate_up[e])
-            torch.mm(d_inner, gate_up[e], out=d_rows[part])
+            sum_over_rows(d_inner, rows, out=d_gate_up[e])
+            rows_product(d_inner, gate_up[e], out=d_rows[part])
         place = place.view(-1, ctx.k)
         return (
             F.embedding_bag(place, d_rows, mode="sum"),

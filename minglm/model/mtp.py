@@ -25,6 +25,7 @@ from minglm.config import ModelConfig
 from minglm.data.shards import IGNORE
 from minglm.model.decoder_layer import DecoderLayer
 from minglm.model.layers import RMSNorm
+from minglm.model.products import Linear
 
 
 class MTP(nn.Module):
@@ -34,7 +35,7 @@ class MTP(nn.Module):
         super().__init__()
         C = config.hidden_size
         self.enorm, self.hnorm = RMSNorm(C, config.rms_norm_eps), RMSNorm(C, config.rms_norm_eps)
-        self.eh_proj = nn.Linear(2 * C, C, bias=False)
+        self.eh_proj = Linear(2 * C, C)
         self.layer = layer
         self.norm = RMSNorm(C, config.rms_norm_eps)
 

@@ -44,16 +44,15 @@ def largest_of_row(scores: Tensor, k: int, out: RowBuffers) -> Tensor:
 def topk_lowest(scores: Tensor, k: int) -> Tensor:
     """The k largest of each row, (n, S) → (n, k) int64 in any order; a place that only -inf could fill gets -1.
 
-    Long rows are searched in two passes (`_candidates`).
+    Long rows are searched in passes (`places_of_largest`).
     """
     S = scores.shape[1]
     if S <= k:
         values, index = scores.topk(S, -1)
         return index.masked_fill_(values == -torch.inf, -1)
-    fold = fold_factor(S, k + 1)
-    if fold > 1:
-        places = _candidates(scores, k + 1, fold)
-        values, index = scores.gather(1, places).topk(k + 1, -1)
+    if fold_factor(S, k + 1) > 1:
+        places = places_of_largest(scores, k + 1)
+        values, index = scores.gather(1, places).sort(-1, descending=True)
         index = places.gather(1, index)
         _settle_ties(scores, values, index)
     else:
@@ -84,12 +83,25 @@ def fold_factor(S: int, m: int) -> int:
     return 1 << round(math.log2(S / m) / 2) if S >= 4 * m else 1
 
 
+def places_of_largest(scores: Tensor, m: int) -> Tensor:
+    """Positions of m largest values of each row, (n, S) → (n, m) in any order; which of equal ones is left open.
+
+    The row is folded; what remains to be searched, its maxima and then the candidates, is shorter and is searched in
+    the same way.
+    """
+    fold = fold_factor(scores.shape[1], m)
+    if fold == 1:
+        return scores.topk(m, -1, sorted=False).indices
+    places = _candidates(scores, m, fold)
+    return places.gather(1, places_of_largest(scores.gather(1, places), m))
+
+
 def _candidates(scores: Tensor, m: int, fold: int) -> Tensor:
     """Positions that hold m largest values of each row: fold the row, keep the m columns with the highest maxima. A
     value outside them is at most the smallest of m maxima, so it cannot be needed. (n, S) → (n, about fold·m)."""
     n, S = scores.shape
     columns = S // fold
-    best = scores[:, : columns * fold].unflatten(1, (fold, columns)).amax(1).topk(m, -1, sorted=False).indices
+    best = places_of_largest(scores[:, : columns * fold].unflatten(1, (fold, columns)).amax(1), m)
     places = (best.unsqueeze(1) + columns * torch.arange(fold, device=scores.device)[:, None]).flatten(1)
     rest = torch.arange(columns * fold, S, device=scores.device)
     return torch.cat((places, rest.expand(n, -1)), 1) if rest.numel() else places

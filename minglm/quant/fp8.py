@@ -22,6 +22,7 @@ from torch import Tensor
 
 from minglm.errors import InputError
 from minglm.model.layers import to_float32
+from minglm.model.products import linear
 from minglm.runtime.switch import fast
 
 LARGEST = 448.0  # of float8_e4m3fn
@@ -110,7 +111,7 @@ class Fp8:
 
     def product(self, inputs: tuple[Tensor, ...], values: Tensor, scale_inv: Tensor) -> Tensor:
         """inputs (…, I) → (…, O)."""
-        return F.linear(inputs[0], self.dequantize(values, scale_inv).to(inputs[0].dtype))
+        return linear(inputs[0], self.dequantize(values, scale_inv).to(inputs[0].dtype))
 
     def linear(self, x: Tensor, values: Tensor, scale_inv: Tensor) -> Tensor:
         """x (…, I) → (…, O)."""

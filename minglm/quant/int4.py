@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minglm.errors import InputError
+from minglm.model.products import linear
 from minglm.quant import int8
 from minglm.runtime.switch import fast
 
@@ -115,10 +116,10 @@ class Int4:
         (7 + 3 + 8 bits), so on a CPU all groups are one product, which differs by the rounding of its sums alone.
         """
         if not self.int8_inputs:
-            return F.linear(inputs[0], self.dequantize(packed, scale).to(inputs[0].dtype))
+            return linear(inputs[0], self.dequantize(packed, scale).to(inputs[0].dtype))
         whole, x_scale = inputs
         if packed.device.type == "cpu" and fast():
-            return F.linear(whole, self.dequantize(packed, scale).to(whole.dtype)) * x_scale
+            return linear(whole, self.dequantize(packed, scale).to(whole.dtype)) * x_scale
         return int8.grouped_sums(whole, unpack(packed), scale) * x_scale
 
     def linear(self, x: Tensor, packed: Tensor, scale: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from minglm.model.layers import to_float32
+from minglm.model.products import linear
 
 LARGEST = 127
 EXACT = 2**24  # whole numbers up to here are exact in fp32
@@ -84,7 +84,7 @@ class Int8:
     def product(self, inputs: tuple[Tensor, ...], codes: Tensor, scale: Tensor) -> Tensor:
         """inputs (…, I) → (…, O)."""
         if not self.int8_inputs:
-            return F.linear(inputs[0], self.dequantize(codes, scale).to(inputs[0].dtype))
+            return linear(inputs[0], self.dequantize(codes, scale).to(inputs[0].dtype))
         return grouped_sums(inputs[0], codes, scale) * inputs[1]
 
     def linear(self, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Beside each such path stands the readable one, which gives the same values (a te
 rounding where sums are taken in another order). `MINGLM_FAST=0` takes the readable ones everywhere.
 
     what                            fast                                             readable
+    products of many rows           oneDNN, where it is faster than BLAS (`products`)  BLAS
     attention of packed rows        document by document (`documents`)               every row under a mask
     indexer's choice, warm-up KL    keys of the query's document only                all earlier keys, then a mask
     indexer's scores                blocks of queries and keys that fit a cache      all keys of a chunk of queries

@@ -77,7 +77,7 @@ def test_scores_in_blocks_choose_the_same(monkeypatch, keys_at_once, ties):
     monkeypatch.setenv(VARIABLE, "0")
     whole, want = index_scores(q[0], keys[0], w[0]), slow_choice(q, keys, w, k)
     monkeypatch.setenv(VARIABLE, "1")
-    monkeypatch.setattr(indexer, "KEYS", keys_at_once)
+    monkeypatch.setattr(indexer, "PRODUCTS", 3 * q.shape[2] * keys_at_once)
     monkeypatch.setattr(indexer, "QUERIES", 3)
     torch.testing.assert_close(index_scores(q[0], keys[0], w[0]), whole, rtol=1e-6, atol=1e-6)
     assert as_sets(select_topk(q, keys, w, k)) == want

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minglm.model.topk import RowBuffers, largest, largest_of_row, topk_lowest
+from minglm.model.topk import RowBuffers, largest, largest_of_row, places_of_largest, topk_lowest
 
 
 @pytest.mark.parametrize("width", [8, 100, 700, 3000])
@@ -21,6 +21,16 @@ def test_ties_go_to_the_lowest_position(width, levels):
         assert torch.equal(topk_lowest(scores.clone(), k).sort(-1).values, want)
         values, index = largest(scores, k)  # decoding's way
         assert torch.equal(index[:, :k].masked_fill(values[:, :k] == -torch.inf, -1).sort(-1).values, want)
+
+
+@pytest.mark.parametrize("width", [9, 36, 700, 3001, 30_000])
+@pytest.mark.parametrize("levels", [2, 1000])
+def test_places_of_the_largest_hold_them(width, levels):
+    """However often the row is folded: each place once, and the values there are the largest that there are."""
+    scores = torch.randint(0, levels, (5, width), generator=torch.Generator().manual_seed(width)).float()
+    places = places_of_largest(scores, 9)
+    assert all(len(set(row)) == 9 for row in places.tolist())
+    torch.testing.assert_close(scores.gather(1, places).sort(-1).values, scores.sort(-1).values[:, -9:], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("levels", [1, 3, 1000])
