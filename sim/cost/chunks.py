@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,8 @@ class Chunk:
         return ("dense", dense, self.dense - dense), ("moe", moe, self.moe - moe)
 
 
-def chunks_by_rank(model: ModelSpec, plan: Plan, mtp: bool = True) -> list[tuple[Chunk, ...]]:
+@functools.lru_cache(maxsize=256)
+def chunks_by_rank(model: ModelSpec, plan: Plan, mtp: bool = True) -> tuple[tuple[Chunk, ...], ...]:
     """The chunks of every pipeline rank, in the order of `Plan.chunks_of_rank`.
 
     Args:
@@ -56,4 +58,4 @@ def chunks_by_rank(model: ModelSpec, plan: Plan, mtp: bool = True) -> list[tuple
             tail = max(number - (last - plan.mtp_before_head), -1)
             row.append(Chunk(dense, n - dense, again, tail, number == 0, number == last))
         out.append(tuple(row))
-    return out
+    return tuple(out)

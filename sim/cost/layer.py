@@ -156,6 +156,20 @@ def _layer_work(key: LayerKey) -> tuple[tuple[float, LayerWork], ...]:
     )
 
 
+@functools.lru_cache(maxsize=256)
+def _record_ends(
+    style: Style, ctx: ParallelContext, hidden: float, padded_vocab: float
+) -> tuple[OperatorTrace, OperatorTrace, OperatorTrace]:
+    """The operators of the embedding, of the head with its loss, and of what joins two streams for multi-token
+    prediction. To be read only."""
+    first, last, join = (OperatorTrace(style) for _ in range(3))
+    embedding(first, ctx, hidden, padded_vocab)
+    vocabulary(last, ctx, hidden, padded_vocab)
+    norm(join, ctx, hidden)
+    join.linear("mtp project", "linear", ctx.tokens_sp, 2 * hidden, hidden)
+    return first, last, join
+
+
 class LayerEstimator:
     """Layer costs of one (model, cluster, plan, workload, precision, stack)."""
 
@@ -260,8 +274,14 @@ class LayerEstimator:
         stack, comm = self.stack, Communication()
         overlap_tp, overlap_all_to_all = self.switch("overlap_tp"), self.switch("overlap_all_to_all")
         paired = self.plan.schedule.startswith("dualpipe")
+        known: dict[tuple[str, float, str, float], float] = {}  # most messages of the forward come again
         for message in trace.messages:
-            t = collectives.time(message.kind, message.bytes, self.groups[message.group], dedup=message.dedup)
+            same = message.kind, message.bytes, message.group, message.dedup
+            if same not in known:
+                known[same] = collectives.time(
+                    message.kind, message.bytes, self.groups[message.group], dedup=message.dedup
+                )
+            t = known[same]
             if message.hidden_by == "attention":
                 comm.beside_attention_s += t
                 continue
@@ -399,17 +419,9 @@ class LayerEstimator:
 
     def end_work(self) -> tuple[LayerWork, LayerWork, LayerWork | None]:
         """Work of the embedding, of the head with its loss, of what joins two streams for multi-token prediction."""
-        model, ctx = self.model, self.ctx
-        first = OperatorTrace(self.style)
-        embedding(first, ctx, model.hidden, self.padded_vocab)
-        last = OperatorTrace(self.style)
-        vocabulary(last, ctx, model.hidden, self.padded_vocab)
-        join = None
-        if model.mtp_modules and self.workload.mtp:
-            extra = OperatorTrace(self.style)
-            norm(extra, ctx, model.hidden)
-            extra.linear("mtp project", "linear", ctx.tokens_sp, 2 * model.hidden, model.hidden)
-            join = self.compute(extra)
+        model = self.model
+        first, last, extra = _record_ends(self.style, self.ctx, model.hidden, self.padded_vocab)
+        join = self.compute(extra) if model.mtp_modules and self.workload.mtp else None
         return self.compute(first), self.compute(last), join
 
     def shard_ends(self, ends: tuple[LayerWork, LayerWork, LayerWork | None]) -> tuple[LayerCost, LayerCost, LayerCost]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+
 from sim.cost.operators import OperatorTrace, ParallelContext, Style, dense_ffn
 from sim.cost.operators_attention import gqa, mla
 from sim.cost.operators_moe import moe_ffn
 from sim.spec.model import ModelSpec
 
 
+@functools.lru_cache(maxsize=512)  # facts of a machine move no operator, so a draw of them records none again
 def record_layer(
     style: Style, ctx: ParallelContext, model: ModelSpec, kind: str, window: int = 0, indexer: bool = True
 ) -> OperatorTrace:
-    """The operators of one whole layer: attention, then a dense or an expert feed-forward block.
+    """The operators of one whole layer: attention, then a dense or an expert feed-forward block. To be read only: every
+    caller that asks for the same gets the same one.
 
     Args:
         kind: dense | moe.

@@ -41,6 +41,7 @@ def _on_chip(weight: Weight, model: ModelSpec, tp: int) -> float:
     return weight.size / tp
 
 
+@functools.lru_cache(maxsize=256)
 def rank_params(model: ModelSpec, plan: Plan, padded_vocab: float, mtp: bool = True) -> tuple[tuple[float, float], ...]:
     """Weights on one chip of each pipeline rank: (replicated over data parallelism, expert weights)."""
     out = []

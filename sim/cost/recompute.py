@@ -19,12 +19,15 @@ class OperatorSeconds:
     def __init__(self, time: Callable[[Op], float]) -> None:
         self.time = time
         self.classes: dict[str, float] = {}
+        self._known: dict[int, float] = {}  # by the operator itself, which its trace keeps: many run again
 
     def total(self, ops: Iterable[Op]) -> float:
         """Seconds of these operators, counted in their classes."""
         out = 0.0
         for op in ops:
-            seconds = self.time(op)
+            seconds = self._known.get(id(op))
+            if seconds is None:
+                seconds = self._known[id(op)] = self.time(op)
             out += seconds
             self.classes[op.group] = self.classes.get(op.group, 0.0) + seconds
         return out

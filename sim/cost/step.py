@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sim.cost import collectives
@@ -73,22 +74,15 @@ def estimate(
 
     chunks, classes, worst = [], {}, -1.0
     known: dict[Chunk, LayerCost] = {}
+    rows: dict[tuple[Chunk, ...], tuple[ChunkCost, ...]] = {}  # ranks that hold the same take as long
     for held in chunks_by_rank(model, plan, workload.mtp):
+        if held in rows:
+            chunks.append(rows[held])
+            continue
         row, busy = [], LayerCost()
         for chunk in held:
             if chunk not in known:
-                cost = LayerCost()
-                for kind, again, others in chunk.layers():
-                    if again:
-                        cost = cost.plus(per_layer[kind], again)
-                    if others:
-                        cost = cost.plus(plain[kind], others)
-                if chunk.is_first:
-                    cost = cost.plus(first)
-                if chunk.tail == 0:
-                    cost = cost.plus(depths)
-                if chunk.is_last:
-                    cost = cost.plus(heads)
+                cost = _chunk_cost(chunk, per_layer, plain, first, depths, heads)
                 known[chunk] = cost.plus(extra_hop(plan, model, workload, p2p_s, chunk))
             cost = known[chunk]
             busy = busy.plus(cost)
@@ -101,7 +95,8 @@ def estimate(
                     cost.hideable_backward_s,
                 )
             )
-        chunks.append(tuple(row))
+        rows[held] = tuple(row)
+        chunks.append(rows[held])
         length = busy.forward_s + busy.backward_input_s + busy.backward_weight_s
         if length > worst:
             worst, classes = length, dict(busy.classes)
@@ -125,6 +120,28 @@ def estimate(
     saved = {kind: dict(cost.saved) for kind, cost in per_layer.items()}
     saved["embedding"], saved["head"] = dict(first.saved), dict(heads.plus(depths).saved)
     return Estimate(costs, classes, params, saved, stack, estimator.kernels)
+
+
+def _chunk_cost(
+    chunk: Chunk,
+    again: Mapping[str, LayerCost],
+    plain: Mapping[str, LayerCost],
+    first: LayerCost,
+    depths: LayerCost,
+    heads: LayerCost,
+) -> LayerCost:
+    """A chunk's layers, by kind those that are run again and the others, and what else lies on it."""
+    cost = LayerCost()
+    for kind, repeated, others in chunk.layers():
+        if repeated:
+            cost = cost.plus(again[kind], repeated)
+        if others:
+            cost = cost.plus(plain[kind], others)
+    if chunk.is_first:
+        cost = cost.plus(first)
+    if chunk.tail == 0:
+        cost = cost.plus(depths)
+    return cost.plus(heads) if chunk.is_last else cost
 
 
 def offloaded(cost: LayerCost, kept: float | None, cluster: Cluster) -> LayerCost:
@@ -166,7 +183,7 @@ def data_parallel(estimator: LayerEstimator, params: tuple[tuple[float, float], 
     grad_width = WIDTH if stack.bf16_grads else 4
     whole = collectives.place(cluster, plan.dp * plan.cp, plan.tp, tables=True)
     reduce_s = gather_s = optimizer_s = 0.0
-    for base, expert in params:
+    for base, expert in dict.fromkeys(params):  # ranks that hold as much take as long
         reduce = gather = 0.0
         for count, levels in ((base, whole), (expert, estimator.expert_shards)):
             if plan.zero == 3:

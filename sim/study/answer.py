@@ -199,6 +199,7 @@ class Base:
     """What all draws of a scenario share: the scenario as events, and what the closed form says of each phase."""
 
     simulated: Outlook
+    timer: PhaseTimer  # on the scenario's own cluster
     closed_s: Mapping[tuple, float]  # (plan, phase, batch) → seconds of a step in closed form
     expected: float  # goodput after Daly's formula
     steps: Steps | None = None  # what drawn facts do, remembered where someone asks for it
@@ -221,14 +222,14 @@ def base_of(s: Scenario, simulated: Outlook | None = None, steps: Steps | None =
         InputError: the scenario cannot run.
     """
     simulated = simulated or simulate(s)
-    closed_s = _closed_s(s, s.cluster, simulated)
-    return Base(simulated, closed_s, expected(campaign_input(s, simulated.segments)), steps)
+    timer = PhaseTimer(s, s.cluster, simulated.memory)
+    closed_s = _closed_s(s, timer, simulated)
+    return Base(simulated, timer, closed_s, expected(campaign_input(s, simulated.segments)), steps)
 
 
-def _closed_s(s: Scenario, cluster: Cluster, simulated: Outlook) -> dict[tuple, float]:
-    """Seconds of a step of each phase's last batch on a cluster: a ramp's smaller batches move as it does."""
-    timer, keys = PhaseTimer(s, cluster, simulated.memory), phase_keys(s, simulated.segments)
-    return {key: timer.closed_form_s(*key) for key in keys.values()}
+def _closed_s(s: Scenario, timer: PhaseTimer, simulated: Outlook) -> dict[tuple, float]:
+    """Seconds of a step of each phase's last batch on the timer's cluster: a ramp's smaller batches move as it does."""
+    return {key: timer.closed_form_s(*key) for key in phase_keys(s, simulated.segments).values()}
 
 
 # Facts that a step does not depend on: with these alone at other values it is not computed again.
@@ -292,7 +293,7 @@ def _moved(
     about = frozenset((path, value) for path, value in facts.items() if path not in NOT_IN_STEP)
     known = (base.steps or {}).get(about)
     if known is None or known.keys() != keys.keys():
-        there = _closed_s(s, cluster, base.simulated)
+        there = _closed_s(s, base.timer.on(cluster), base.simulated)
         known = {phase: (there[key], base.closed_s[key]) for phase, key in keys.items()}
         if base.steps is not None:
             base.steps[about] = known

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -113,8 +113,19 @@ class PhaseTimer:
         # of plans that read alike the first stays: the scenario's own
         self.plans = {describe(plan): plan for plan in (*reversed(scenario.candidates), scenario.plan)}
         self.sparse_model = _sparse_model(scenario)
-        self.closed_form_s = functools.cache(self._closed_form_s)
-        self.simulated_s = functools.cache(self._simulated_s)
+        self.forget()
+
+    def forget(self) -> None:
+        """Steps that are known are no longer."""
+        self._closed_form_s: dict[tuple[str, Phase, int], float] = {}  # not functools.cache: a timer goes to processes
+        self._simulated_s: dict[tuple[str, Phase, int], float] = {}
+
+    def on(self, cluster: Cluster) -> PhaseTimer:
+        """The same on another cluster: what the scenario says is not read again."""
+        other = copy.copy(self)
+        other.cluster = cluster
+        other.forget()
+        return other
 
     def throughput(self, plan_name: str, phase: Phase, batch_tokens: float) -> Throughput:
         """The plan at the batch nearest to `batch_tokens` that divides over its replicas, in closed form.
@@ -134,12 +145,19 @@ class PhaseTimer:
         step_s = self.closed_form_s(plan_name, phase, batch)
         return Throughput(step_s, batch * phase.seq, plan.num_chips, plan.dp, plan_name)
 
-    def _closed_form_s(self, plan_name: str, phase: Phase, batch: int) -> float:
-        return in_closed_form(*self._arguments(plan_name, phase, batch), self.scenario.allow_oom, self.need)[2]
+    def closed_form_s(self, plan_name: str, phase: Phase, batch: int) -> float:
+        """Seconds of a step in closed form, known for the next time."""
+        known, key = self._closed_form_s, (plan_name, phase, batch)
+        if key not in known:
+            known[key] = in_closed_form(*self._arguments(*key), self.scenario.allow_oom, self.need)[2]
+        return known[key]
 
-    def _simulated_s(self, plan_name: str, phase: Phase, batch: int) -> float:
-        arguments = self._arguments(plan_name, phase, batch)
-        return evaluate(*arguments, allow_oom=self.scenario.allow_oom).result.step_s
+    def simulated_s(self, plan_name: str, phase: Phase, batch: int) -> float:
+        """The same as events."""
+        known, key = self._simulated_s, (plan_name, phase, batch)
+        if key not in known:
+            known[key] = evaluate(*self._arguments(*key), allow_oom=self.scenario.allow_oom).result.step_s
+        return known[key]
 
     def fast_s(self, plan_name: str, phase: Phase, batch: int) -> float:
         """As `simulated_s`, by the planner's fast model."""
