@@ -58,6 +58,7 @@ def _decode(args: argparse.Namespace, base: Mapping, model: ModelSource) -> dict
         drafts=args.num_speculative_tokens,
         accept_length=args.acceptance_length,
         stack=args.stack,
+        instances=args.instances,
     )
     if args.tp is None and not args.scenario:
         decode["attention_tp"] = _attention_tp(decode, model)

@@ -28,6 +28,8 @@ clustersim serving --model qwen3_235b_a22b --ask fits --cluster dgx_h100 --chips
 --context 65536 --concurrency 4
 clustersim serving --model glm5 --size --ttft 2s --tpot 14ms --prompt 8192 --output 1024
 clustersim serving --model llama3_70b --chips 4 --precision fp8 --stack vllm --load-curve --ttft 1s --tpot 30ms
+clustersim serving --model glm5 --tp 8 --instances 1000 --rate 1000 --prompt 4000 --output 800 --cv 0.8 --day \
+0.4 0.3 0.3 0.5 1.0 1.3 1.5 1.4 1.3 1.2 1.0 0.8
 clustersim serving --size --model deepseek_v3 --cluster h800_deepseek --rate 180 --prompt 4300 --output 1190 \
 --prefix-cache-hit-rate 0.563
 clustersim serving serving_deepseek_h800 --json"""
@@ -72,6 +74,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--concurrency", type=COUNT, help="requests in flight; each that ends is followed by another (closed loop)"
     )
     parser.add_argument("--requests", type=COUNT, help="requests to simulate (default 1000)")
+    parser.add_argument("--instances", type=COUNT, help="instances of the fleet (default 1)")
     parser.add_argument("--ttft", help="time to first token wanted, such as 2s")
     parser.add_argument("--tpot", help="time per output token wanted, such as 50ms")
     parser.add_argument(
@@ -81,6 +84,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--load-curve",
         action="store_true",
         help="latencies and throughput at rates up to the capacity, and the goodput under --ttft and --tpot",
+    )
+    parser.add_argument(
+        "--day",
+        nargs="*",
+        type=number(minimum=0),
+        metavar="SHARE",
+        help="a day of traffic at --rate on average: latencies by the hour; relative rates of equal parts of the day, "
+        "none for an even day",
     )
     parser.add_argument(
         "--ask", choices=("fits", "speed", "margin", "context"), help="answer one of the questions about the model"
@@ -125,6 +136,7 @@ SIMULATION = (
         "num_speculative_tokens",
         "acceptance_length",
         "stack",
+        "instances",
         "prompt",
         "output",
     ),
@@ -136,10 +148,9 @@ OPTIONS = ("scenario", *SIMULATION, "target_tps", "context", "seed")
 
 def _check_read(args: argparse.Namespace) -> None:
     """Refuse a flag that this question would not read."""
-    if args.ask and args.size:
-        raise InputError("--ask and --size are two questions; keep one")
-    if args.load_curve and (args.ask or args.size):
-        raise InputError(f"--load-curve and {'--ask' if args.ask else '--size'} are two questions; keep one")
+    asked = [_flag(name) for name in ("ask", "size", "load_curve", "day") if getattr(args, name) not in (None, False)]
+    if len(asked) > 1:
+        raise InputError(f"{asked[0]} and {asked[1]} are two questions; keep one")
     if args.ask:
         read, question = QUESTIONS[args.ask], f"--ask {args.ask}"
     elif args.size:
@@ -147,6 +158,8 @@ def _check_read(args: argparse.Namespace) -> None:
     elif args.load_curve:  # it chooses rates and requests itself
         chosen = ("rate", "concurrency", "requests", "token_price", "chip_hour_price")
         read, question = ("scenario", *(n for n in SIMULATION if n not in chosen), "seed"), "--load-curve"
+    elif args.day is not None:
+        read, question = ("scenario", *(n for n in SIMULATION if n not in ("concurrency", "requests")), "seed"), "--day"
     else:
         read, question = ("scenario", *SIMULATION, "seed"), "a simulation (without --ask)"
     unread = [name for name in OPTIONS if getattr(args, name) is not None and name not in read]
@@ -173,6 +186,10 @@ def main(args: argparse.Namespace) -> int:
         result, text = _size(args, rent)
     elif args.load_curve:
         result, text = _load_curve(args)
+    elif args.day is not None:
+        from sim.cli._serving_day import answer
+
+        result, text = answer(scenario_from(args, rent), args.day, args.seed or 0)
     else:
         changed = any(getattr(args, name) is not None for name in ("model", "cluster", *SIMULATION))
         result = run(scenario_from(args, rent) if changed or not args.scenario else args.scenario, seed=args.seed)

@@ -74,6 +74,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    _read_words(args)
     if args.plans:
         return _plans(args)
     _check_flags(args)
@@ -129,7 +130,19 @@ def main(args: argparse.Namespace) -> int:
     return compared(result)
 
 
+def _read_words(args: argparse.Namespace) -> None:
+    """`validate serving` and `validate rollouts` mean their flags, where no file is called so."""
+    for name in ("serving", "rollouts"):
+        if args.files == [name] and not Path(name).exists():
+            setattr(args, name, True)
+            args.files = []
+
+
 def _check_flags(args: argparse.Namespace) -> None:
+    shipped = ("serving", "rollouts", "summary", "coverage", "html", "local")
+    unread = [name for name in shipped if getattr(args, name) not in (None, False)]
+    if args.files and unread:
+        raise InputError(f"{args.files[0]}: --{unread[0]} reads the shipped rows alone; leave out the file or the flag")
     for name in ("only", "out"):
         if getattr(args, name) is not None:
             raise InputError(f"--{name}: belongs to --plans; add --plans, or leave it out")

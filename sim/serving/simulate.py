@@ -179,10 +179,8 @@ class _Simulation:
             for _ in range(min(self.work.concurrency or 0, self.work.requests)):
                 self._submit()
             return
-        gap, now = 1.0 / self.work.rate_per_s, 0.0
         coming = []
-        for _ in range(self.work.requests):
-            now += self.rng.expovariate(1.0 / gap) if self.work.arrivals == "poisson" else gap
+        for now in self.work.arrival_times(self.rng):
             request = self._draw(now)
             coming.append((now + self._front_s(request), request.id, request))
         for at, _, request in sorted(coming):

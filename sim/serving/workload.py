@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,10 @@ class ServingWorkload:
 
     In an open loop requests arrive as a Poisson process or evenly spaced; in a closed loop so many are in flight, and
     each that ends is followed by the next at once.
+
+    stretches: relative rates of stretches of `stretch_s` seconds one after the other, around the mean `rate_per_s`;
+    requests then come until the last is over, however many. dealt_over: this fleet is one of so many alike, to which a
+    router deals the requests of one stream in turn, and `rate_per_s` is its own share.
     """
 
     rate_per_s: float | None = None
@@ -86,6 +90,9 @@ class ServingWorkload:
     output: RequestLengths | float = 256
     cached_share: float = 0.0  # share of each prompt whose cache is there already
     arrivals: str = "poisson"  # poisson | even
+    stretches: tuple[float, ...] = ()
+    stretch_s: float = 3600.0
+    dealt_over: float = 1.0
 
     def check(self) -> ServingWorkload:
         """Itself, when every value can be.
@@ -105,9 +112,42 @@ class ServingWorkload:
         number(self.cached_share, "cached_share", 0.0, 0.999)
         if self.arrivals not in ("poisson", "even"):
             raise InputError(f"arrivals {self.arrivals!r}: must be 'poisson' or 'even'")
+        if self.stretches:
+            for share in self.stretches:
+                number(share, "stretches", 0.0)
+            number(sum(self.stretches), "sum of stretches", 1e-9)
+            number(self.stretch_s, "stretch_s", 1e-6)
+        number(self.dealt_over, "dealt_over", 1.0)
         RequestLengths.of(self.prompt, "prompt")
         RequestLengths.of(self.output, "output")
         return self
+
+    def arrival_times(self, rng: random.Random) -> Iterator[float]:
+        """Seconds at which requests of an open loop come, one after the other."""
+        assert self.rate_per_s is not None, "a closed loop has no arrivals of its own"
+        gap, now = 1.0 / self.rate_per_s, 0.0
+        if not self.stretches:
+            for _ in range(self.requests):
+                now += self._gap(rng, gap)
+                yield now
+            return
+        mean = sum(self.stretches) / len(self.stretches)
+        until = passed = 0.0  # counted in requests to come: a Poisson process of rate 1, stretched by the rate there
+        passed += self._gap(rng, 1.0)
+        for i, share in enumerate(self.stretches):
+            rate = self.rate_per_s * share / mean
+            before, until = until, until + rate * self.stretch_s
+            while passed < until:
+                yield i * self.stretch_s + (passed - before) / rate
+                passed += self._gap(rng, 1.0)
+
+    def _gap(self, rng: random.Random, mean: float) -> float:
+        """Until the next request: one gap of a Poisson stream, or as many as others get requests in between."""
+        if self.arrivals != "poisson":
+            return mean
+        if self.dealt_over == 1.0:
+            return rng.expovariate(1.0 / mean)
+        return rng.gammavariate(self.dealt_over, mean / self.dealt_over)
 
 
 def percentiles(values: list[float]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 One thread that computes and never waits: MINGLM_BENCH_CPU_TIME=1 counts processor seconds, for a machine that others
 use. Every engine has the same load (500,000 trajectories on 3,000 engines, synchronous, groups of 32); one run each,
-largest last.
+largest last. Then the largest shipped scenario, as `clustersim rollouts` answers it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import os
 import time
 
 from minglm.rl.modes import Policy
+from minglm.tools import bench_summary
 from sim.rollout.engine import DecodeCurve
 from sim.rollout.lengths import Lengths
+from sim.rollout.questions import answer
 from sim.rollout.simulate import Case, simulate
 
 NAME = "rollouts"
@@ -42,4 +44,9 @@ def run() -> list[dict]:
             "met": large / middle < 2.0,
         }
     )
+    rows[-2] |= bench_summary.answer(rows[-2]["name"], rows[-2]["value"])
+    start = clock()
+    answer("rollouts_glm5_100k")
+    name, took = "rollouts_glm5_100k, the whole answer", clock() - start
+    rows.append({"name": name, "value": took, "unit": "s", **bench_summary.answer(name, took)})
     return rows

@@ -81,7 +81,7 @@ def test_the_summary_tells_families_apart_and_leaves_each_out(one_family, capsys
     assert report["by_family"]["cann-235b"]["worst"] == report["all"]["worst"]
     # without its own scalar a time is taken as the rooflines have it, which are too fast for that machine
     assert report["left_out"]["mean"] > report["all"]["mean"] and report["left_out"]["worst"] < 0
-    assert main.main(["validate", "--rollouts", "--summary"]) == 0
+    assert main.main(["validate", "rollouts", "--summary"]) == 0  # the word means the flag
     assert "family left out" in capsys.readouterr().out
 
 
@@ -101,3 +101,8 @@ def test_coverage_by_hand():
     assert c["rows"] == 7  # a share has no ratio
     # of family b, 1.0 lies within 0.8 to 1.2 and 3.0 does not; of a, those from 1.0 on lie within 1.0 to 3.0
     assert c["inside_80"] == pytest.approx(4 / 7)
+
+
+def test_a_file_beside_a_flag_that_reads_the_shipped_rows_is_refused(capsys):
+    assert main.main(["validate", "runs.csv", "--rollouts"]) == 2
+    assert "runs.csv: --rollouts reads the shipped rows alone" in capsys.readouterr().err
