@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from minglm import datafiles
 from sim.validation import summary
 from sim.validation.coverage import KINDS, LeftOut
 from sim.validation.rows import MeasuredRow
@@ -63,3 +64,9 @@ def test_the_text_says_the_figures(result):
 
 def test_no_rows_have_no_mean():
     assert summary._mean([]) is None and summary._errors([]) == []
+
+
+def test_the_recorded_table_is_what_the_command_prints():
+    """All but the seconds; after a change `clustersim validate --summary` writes it again."""
+    recorded = (datafiles.data("reference", "last_runs") / "validate_summary.txt").read_text().splitlines()
+    assert recorded[:-1] == summary.summary_text(summary.summary()).splitlines()[:-1]
