@@ -145,6 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("base", nargs="?", help="run that stage sft starts from (default runs/demo/sparse)")
     p.add_argument("--seeds", nargs="+", type=SEED, default=[0, 1, 2], help="(default 0 1 2)")
     p.add_argument("--runs", help="where the runs are kept (default runs/quantization)")
+    p.add_argument("--steps", type=COUNT, help="updates of the stage (default the recipe's)")
     p.add_argument("--questions", type=COUNT, default=4, help="needle questions in each of 20 cells (default 4)")
     return recorder.run(p, argv, "quantization.csv", read, table, _record)
 
@@ -152,7 +153,9 @@ def main(argv: list[str] | None = None) -> int:
 def _record(args: argparse.Namespace) -> None:
     base, kept = args.base or datafiles.runs("demo", "sparse"), args.runs or datafiles.runs("quantization")
     others = [r for r in read(args.out) if r["seed"] not in args.seeds] if args.out.is_file() else []
-    rows = sorted(others + compare(base, kept, args.seeds, questions=args.questions), key=lambda r: r["seed"])
+    changes = {"steps": args.steps} if args.steps else {}
+    found = compare(base, kept, args.seeds, changes=changes, questions=args.questions)
+    rows = sorted(others + found, key=lambda r: r["seed"])
     write(rows, args.out)
     print(table(rows))
     print(f"{args.out}: written")

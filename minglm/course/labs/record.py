@@ -1,4 +1,4 @@
-"""Record the laboratories' runs: `python -m minglm.course.labs.record scaling`, `data` or `speedrun`.
+"""Record the laboratories' runs: `python -m minglm.course.labs.record scaling`, `data`, `speedrun` or `twins`.
 
 Rows are written as they come, and runs that the file holds already are not trained again: a stopped recording goes on.
 """
@@ -6,6 +6,7 @@ Rows are written as they come, and runs that the file holds already are not trai
 from __future__ import annotations
 
 import csv
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from minglm import atomic
-from minglm.course.labs import cleaning, scaling, speedrun, toy
+from minglm.course.labs import cleaning, scaling, speedrun, toy, twins
 from minglm.data.tiny_world.loader import TinyWorldLoader
 from minglm.errors import InputError, Parser, nearest
 
@@ -37,7 +38,7 @@ def add_rows(path: Path, columns: tuple[str, ...], keys: tuple[str, ...], runs: 
         print(", ".join(f"{k} {rows[-1][k]}" for k in columns), flush=True)
 
 
-def _scaling() -> Iterator[Planned]:
+def _scaling(_: Path) -> Iterator[Planned]:
     grid = [(lr, w, s) for lr in (scaling.RATE, scaling.TOO_SMALL) for s in scaling.STEPS for w in scaling.WIDTHS]
     for lr, width, steps in [(scaling.RATE, *scaling.LARGEST), *grid]:
         config = scaling.config(width)
@@ -55,7 +56,7 @@ def _scaling() -> Iterator[Planned]:
         yield {"lr": lr, "width": width, "steps": steps}, train
 
 
-def _data() -> Iterator[Planned]:
+def _data(_: Path) -> Iterator[Planned]:
     for seed in cleaning.SEEDS:
         for experiment, texts in cleaning.EXPERIMENTS.items():
             for name, pages in texts(seed).items():
@@ -67,7 +68,7 @@ def _data() -> Iterator[Planned]:
                 yield {"experiment": experiment, "text": name, "seed": seed}, train
 
 
-def _speedrun() -> Iterator[Planned]:
+def _speedrun(_: Path) -> Iterator[Planned]:
     for entry in speedrun.entries():
         for seed in speedrun.SEEDS:
 
@@ -75,6 +76,19 @@ def _speedrun() -> Iterator[Planned]:
                 return speedrun.row(entry, speedrun.run(entry, seed))
 
             yield {"entry": entry.name, "seed": seed}, train
+
+
+def _twins(path: Path) -> Iterator[Planned]:
+    def planned(way: str, seed: int, lr: float, adam_lr: float) -> Planned:
+        name = {"way": way, "seed": seed, "lr": lr, "adam_lr": adam_lr}
+        return name, lambda: twins.run(way, seed, lr, adam_lr)
+
+    for way in twins.WAYS:
+        for lr, adam_lr in itertools.product(twins.RATES, twins.OTHER_RATES):
+            yield planned(way, twins.SWEEP_SEED, lr, adam_lr)
+        lr, adam_lr = twins.best_rates(twins.read(path), way)  # of the sweep that is written by now
+        for seed in twins.SEEDS:
+            yield planned(way, seed, lr, adam_lr)
 
 
 def record(lab: str, path: Path | None = None) -> Path:
@@ -87,14 +101,15 @@ def record(lab: str, path: Path | None = None) -> Path:
         raise InputError(f"laboratory {lab!r}: not one of {', '.join(LABS)}{nearest(lab, LABS)}")
     default, columns, keys, runs = LABS[lab]
     path = path or default()
-    add_rows(path, columns, keys, runs())
+    add_rows(path, columns, keys, runs(path))
     return path
 
 
-LABS: dict[str, tuple[Callable[[], Path], tuple[str, ...], tuple[str, ...], Callable[[], Iterator[Planned]]]] = {
+LABS: dict[str, tuple[Callable[[], Path], tuple[str, ...], tuple[str, ...], Callable[[Path], Iterator[Planned]]]] = {
     "scaling": (scaling.recorded, scaling.COLUMNS, ("lr", "width", "steps"), _scaling),
     "data": (cleaning.recorded, cleaning.COLUMNS, ("experiment", "text", "seed"), _data),
     "speedrun": (speedrun.recorded, speedrun.COLUMNS, ("entry", "seed"), _speedrun),
+    "twins": (twins.recorded, twins.COLUMNS, ("way", "seed", "lr", "adam_lr"), _twins),
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 import torch
 
-from minglm.course.labs import cleaning, record, scaling, speedrun, text, toy
+from minglm.course.labs import cleaning, record, scaling, speedrun, text, toy, twins
 from minglm.data.shards import IGNORE
 from minglm.data.tiny_world.loader import TinyWorldLoader
 from minglm.data.tiny_world.vocabulary import token_ids, tokenizer
@@ -230,3 +230,50 @@ def test_a_recording_goes_on_where_it_stopped(tmp_path):
     assert trained == ["a", "b", "c"] and path.read_text(encoding="utf-8").split() == ["name,loss", "a,1", "b,1", "c,1"]
     with pytest.raises(InputError, match="did you mean 'scaling'"):
         record.record("scalin")
+
+
+# ---------------------------------------------------------------- twins
+
+
+def test_the_dense_twin_has_no_experts_and_as_much_at_work():
+    experts, dense = twins.WAYS[twins.EXPERTS].config, twins.WAYS[twins.DENSE].config
+    assert dense.num_moe_layers == 0 and experts.num_moe_layers == 2
+    weights = [sum(p.numel() for n, p in toy.Model(c).named_parameters() if "mtp" not in n) for c in (experts, dense)]
+    idle = 2 * (8 - 2) * 3 * 64 * 32  # two layers, six experts that a token does not take, three matrices each
+    assert abs(weights[0] - idle - weights[1]) < 0.001 * weights[1]
+
+
+def _twin_rows():
+    sweep = [
+        (way, 0.01, 0.02, 2.0 + more) for way, more in ((twins.EXPERTS, 0.0), (twins.DENSE, 0.3), (twins.ADAMW, 0.5))
+    ]
+    sweep += [(twins.EXPERTS, 0.02, 0.02, 1.9), (twins.DENSE, 0.02, 0.02, 1.8), (twins.ADAMW, 0.02, 0.02, 1.9)]
+    rows = [dict(way=w, seed=twins.SWEEP_SEED, lr=a, adam_lr=b, loss=loss) for w, a, b, loss in sweep]
+    for way, more in ((twins.EXPERTS, 0.0), (twins.DENSE, 0.1), (twins.ADAMW, 0.5)):
+        rows += [dict(way=way, seed=s, lr=0.01, adam_lr=0.01, loss=1.5 + more * (s - 2) + s) for s in twins.SEEDS]
+    return [{"active_weights": 10, "weights": 20, "floor": 1.0, **row} for row in rows]
+
+
+def test_twins_are_compared_seed_by_seed_at_their_own_rates():
+    rows = _twin_rows()
+    assert twins.best_rates(rows, twins.EXPERTS) == (0.02, 0.02)
+    found, mean, half = twins.difference(rows, "dense twin less experts")
+    assert found == pytest.approx([-0.2, -0.1, 0.0, 0.1, 0.2]) and mean == pytest.approx(0)
+    assert half == pytest.approx(2.776 * math.sqrt(0.025 / 5), rel=1e-3)
+    assert twins.at_shared_rates(rows, "dense twin less experts") == pytest.approx([-0.1, 0.3])
+    text = twins.table(rows)
+    assert text.splitlines()[1].split()[2:4] == ["0.02", "0.02"] and "-0.100 to +0.300" in text
+    assert "edge of the sweep" in text and "(95% ±0.196)" in text
+
+
+def test_recorded_twins_are_five_seeds_at_the_best_rates_of_a_whole_sweep():
+    rows = twins.read()
+    for way, entry in twins.WAYS.items():
+        own = [r for r in rows if r["way"] == way]
+        swept = {(r["lr"], r["adam_lr"]) for r in own if r["seed"] == twins.SWEEP_SEED}
+        assert swept == set(product(twins.RATES, twins.OTHER_RATES))
+        judged = [r for r in own if r["seed"] != twins.SWEEP_SEED]
+        assert [r["seed"] for r in judged] == list(twins.SEEDS)
+        assert {(r["lr"], r["adam_lr"]) for r in judged} == {twins.best_rates(rows, way)}
+        assert {r["active_weights"] for r in own} == {entry.config.num_active_params()}
+        assert all(r["loss"] > r["floor"] for r in own)
