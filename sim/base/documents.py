@@ -92,7 +92,7 @@ def parse_text(text: str, where: str) -> object:
     try:
         if where.endswith(".json"):
             try:
-                value = json.loads(text)
+                value = json.loads(text, object_pairs_hook=_once)
             except ValueError as err:
                 raise InputError(f"{where}: not valid JSON ({_one_line(err)}); check the file") from None
         else:
@@ -101,6 +101,15 @@ def parse_text(text: str, where: str) -> object:
     except RecursionError:
         raise InputError(f"{where}: nested more than {MAX_DEPTH} levels deep; flatten it") from None
     return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON whose keys stand once: of two values one would be lost without a word."""
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"{twice[:60]!r} stands twice in one object")
+    return out
 
 
 def _yaml(text: str, where: str) -> object:

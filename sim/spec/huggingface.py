@@ -61,7 +61,7 @@ _OUTSIDE = ("tie_word_embeddings", "quantization_config")
 
 def _language_model(raw: Mapping[str, Any]) -> tuple[dict[str, Any], object]:
     """(config, family) of the language model in a vision wrapper, or of one whose keys stand beside the wrapper's."""
-    kind = raw.get("model_type")
+    kind = raw.get("model_type") or _family_of_class(raw)
     family = next((f for f in (_TEXT_OF.get(str(kind)), f"{kind}_text") if f in FAMILIES), None)
     inner = next((raw[key] for key in _WRAPPED_IN if isinstance(raw.get(key), Mapping)), None)
     if inner is None:
@@ -71,7 +71,15 @@ def _language_model(raw: Mapping[str, Any]) -> tuple[dict[str, Any], object]:
     text |= {key: raw[key] for key in _OUTSIDE if key in raw and key not in text}
     if any(isinstance(text.get(key), Mapping) for key in _WRAPPED_IN):
         return _language_model(text)
-    return text, text.get("model_type", family)
+    return text, text.get("model_type", family) or _family_of_class(text)
+
+
+def _family_of_class(raw: Mapping[str, Any]) -> str | None:
+    """The family that `architectures` names where `model_type` is absent, as in configs of before 2021."""
+    names = raw.get("architectures")
+    first = str(names[0]) if isinstance(names, list) and names else ""
+    typed = re.sub(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration|Model)$", "", first).lower()
+    return next((family for family in FAMILIES if family.replace("_", "") == typed), None)
 
 
 # Operators that the simulator does not have: a key of the config that gives one away, and its name.

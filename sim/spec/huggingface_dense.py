@@ -126,6 +126,18 @@ def _starcoder2(c):
     return mistral(c) | dict(gated_ffn=False, norm="layer", qkv_bias=bias, out_bias=bias, ffn_bias=bias)
 
 
+def _qwen(c):
+    """Qwen of 2023: `intermediate_size` is that of both halves of the gated feed-forward."""
+    return decoder(c, kv_heads=c.int("num_attention_heads"), qkv_bias=True, ffn=c.int("intermediate_size") // 2)
+
+
+def _chatglm(c):
+    groups = c.int("num_key_value_heads", 0) if c.flag("multi_query_attention") else 0
+    heads, bias = c.int("num_attention_heads"), c.flag("add_bias_linear")
+    qkv_bias = c.flag("add_qkv_bias") or bias
+    return decoder(c, kv_heads=groups or heads, qkv_bias=qkv_bias, out_bias=bias, ffn_bias=bias)
+
+
 def _internlm2(c):
     bias = c.flag("bias")
     return decoder(c, qkv_bias=bias, out_bias=bias)
@@ -329,6 +341,9 @@ DENSE: dict[str, Callable[[Config], dict[str, Any]]] = {
     "granite": llama,
     "starcoder2": _starcoder2,
     "internlm2": _internlm2,
+    "baichuan": decoder,
+    "qwen": _qwen,
+    "chatglm": _chatglm,
     "internlm3": _internlm3,
     "smollm3": _smollm3,
     "seed_oss": _seed_oss,

@@ -143,6 +143,18 @@ def _deepseek(c):
     return base
 
 
+def _deepseek_moe(c):
+    """DeepSeekMoE of January 2024: its experts beside plain attention."""
+    return decoder(
+        c,
+        experts=c.int("n_routed_experts", 0),
+        experts_per_token=c.int("num_experts_per_tok", 0),
+        shared_experts=c.int("n_shared_experts", 0),
+        moe_ffn=c.int("moe_intermediate_size", 0),
+        dense_layers=c.int("first_k_dense_replace", 0),
+    )
+
+
 def _deepseek_v3(c):
     mtp = c.int("num_nextn_predict_layers", 0)
     return _deepseek(c) | dict(router_bias=True, mtp_modules=mtp, mtp_depth=mtp)
@@ -320,6 +332,7 @@ EXPERTS: dict[str, Callable[[Config], dict[str, Any]]] = {
     "kimi_k2": _deepseek_v3,
     "kimi_k25_text": _deepseek_v3,
     "minicpm3": _deepseek,
+    "deepseek": _deepseek_moe,
     "youtu": _deepseek,
     "glm4_moe": _glm4_moe,
     "glm4_moe_lite": _glm4_moe_lite,

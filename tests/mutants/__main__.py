@@ -25,7 +25,7 @@ from tests.mutants.planted import PLANTED
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = 16 * 2**30
 LIMIT_S = 120.0  # of one fault's tests; what loops without end is seen
-COPIED = ("minglm", "sim", "tests", "data", "pyproject.toml")
+COPIED = ("minglm", "sim", "tests", "data", "notebooks", "pyproject.toml")
 
 
 def run_tests(folder: Path, tests: str, log: Path, limit_s: float = LIMIT_S) -> int | None:

@@ -59,6 +59,18 @@ def test_a_step_has_the_logits_and_hidden_states_of_a_forward(model, mode, singl
         assert decoder.step(tokens[:, -1:], [29]).softmax(-1).max() > 0.05, "no logits that are all alike"
 
 
+@pytest.mark.parametrize("lengths", [(5, 12, 19), (19, 19, 5), (7, 7)])
+def test_prompts_of_unlike_lengths_are_each_read_to_their_own_end(model, lengths):
+    tokens = torch.randint(0, 512, (len(lengths), 19), generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        cache = LatentCache(model.config, len(lengths), 24, torch.float64)
+        logits, hidden = prefill(model, cache, [tokens[b, :n].tolist() for b, n in enumerate(lengths)])
+        for b, n in enumerate(lengths):
+            alone = model(tokens[b : b + 1, :n])
+            torch.testing.assert_close(logits[b], alone.logits[0, -1], **EXACT)
+            torch.testing.assert_close(hidden[b, :n], alone.hidden[0], **EXACT)
+
+
 @pytest.mark.parametrize("T", [1, 3])
 def test_sequences_at_positions_of_their_own_too(model, T):
     tokens = torch.randint(0, 512, (3, 24), generator=torch.Generator().manual_seed(2))
