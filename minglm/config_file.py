@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from minglm.errors import InputError, nearest
+from minglm.errors import InputError, keys_once, nearest
 
 MODEL_TYPE = "glm_moe_dsa"
 THETA = 10_000.0  # transformers' where no key gives one
@@ -54,10 +54,10 @@ def read_json(source: str | Path | dict[str, Any]) -> dict[str, Any]:
         path = Path(source)
         path = path / "config.json" if path.is_dir() else path
         try:
-            raw = json.loads(path.read_text(encoding="utf-8-sig"))
+            raw = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=keys_once)
         except FileNotFoundError:
             raise InputError(f"{path}: no such file; give a config.json or the folder that holds it") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as err:
+        except ValueError as err:  # not JSON, not UTF-8, or a key that stands twice
             raise InputError(f"{path}: not valid JSON ({err}); give a Hugging Face config.json") from None
     if not isinstance(raw, dict) or raw.get("model_type") != MODEL_TYPE:
         kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 LONGEST = 1000  # characters of a message: a value may be a whole file
 
@@ -45,3 +45,16 @@ class Parser(argparse.ArgumentParser):
         """Raise what argparse would print and exit with."""
         one_line = " ".join(message.split())  # what was given may hold line ends
         raise InputError(f"{self.prog}: {one_line}; see {self.prog} --help")
+
+
+def keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, for `json.loads(object_pairs_hook=)`: of a key that stands twice one value would be lost.
+
+    Raises:
+        ValueError: such a key.
+    """
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"{twice[:60]!r} stands twice in one object")
+    return out

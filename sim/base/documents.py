@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from minglm.errors import InputError
+from minglm.errors import InputError, keys_once
 
 MAX_BYTES = 4 * 2**20
 MAX_NODES = 200_000  # after aliases are expanded: a "billion laughs" file is refused, not built
@@ -92,7 +92,7 @@ def parse_text(text: str, where: str) -> object:
     try:
         if where.endswith(".json"):
             try:
-                value = json.loads(text, object_pairs_hook=_once)
+                value = json.loads(text, object_pairs_hook=keys_once)
             except ValueError as err:
                 raise InputError(f"{where}: not valid JSON ({_one_line(err)}); check the file") from None
         else:
@@ -101,15 +101,6 @@ def parse_text(text: str, where: str) -> object:
     except RecursionError:
         raise InputError(f"{where}: nested more than {MAX_DEPTH} levels deep; flatten it") from None
     return value
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON whose keys stand once: of two values one would be lost without a word."""
-    out = dict(pairs)
-    if len(out) < len(pairs):
-        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise ValueError(f"{twice[:60]!r} stands twice in one object")
-    return out
 
 
 def _yaml(text: str, where: str) -> object:

@@ -113,3 +113,11 @@ def test_a_key_of_another_type_is_one_line(key, odd):
     with pytest.raises(InputError) as refusal:
         ModelConfig.from_hf(raw(index_topk_freq=2) | {key: odd})
     assert "\n" not in str(refusal.value)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    text = json.dumps(raw())
+    path = tmp_path / "config.json"
+    path.write_text(text[:-1] + ', "hidden_size": 32}')
+    with pytest.raises(InputError, match="'hidden_size' stands twice"):
+        ModelConfig.from_hf(path)
