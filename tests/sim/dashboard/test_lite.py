@@ -1,6 +1,7 @@
 """The site for a browser: its wheel runs without torch, numpy, PyYAML and pydantic, and its lock file names what is
 served."""
 
+import ast
 import hashlib
 import json
 import subprocess
@@ -9,6 +10,7 @@ import zipfile
 
 import pytest
 
+from minglm import datafiles
 from minglm.errors import InputError
 from sim.dashboard import lite, lite_wheel
 
@@ -16,10 +18,13 @@ PROGRAM = """
 import sys
 for name in ("torch", "numpy", "yaml", "pydantic", "pydantic_core", "transformers"):
     sys.modules[name] = None                     # importing it fails, as in the browser
+# an editable installation answers for every module of its packages, those that the wheel lacks as well
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
 sys.path.insert(0, sys.argv[1])
 import sim
 assert sim.__file__.startswith(sys.argv[1]), sim.__file__
-from sim.dashboard import files, state
+from sim.dashboard import controls, files, state
+assert controls.choices("model") and controls.choices("machine")  # every file of the two is read
 a = state.answer({"model": "glm5", "machine": "chip:h100", "chips": "20k", "rent_usd_per_hour": "2-3"})
 path = files.save(a, "from a browser")
 values, keep, name = files.load(path)
@@ -56,6 +61,32 @@ def test_data_files_are_json_under_their_own_names(wheel):
         for name in names:
             if name.startswith("minglm/_data/") and not name.endswith((".csv", ".csv.gz")):
                 json.loads(z.read(name))
+
+
+def _imported(code: bytes) -> set[str]:
+    """Modules that a file's first level imports; of `from a import b` both a and a.b, of which one may be no module."""
+    found = set()
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in found if name.split(".")[0] in ("minglm", "sim")}
+
+
+def test_every_module_that_the_page_imports_is_in_the_wheel():
+    """Found by reading, not by importing: the page needs ipywidgets, and a checkout would lend what the wheel lacks."""
+    served, seen, waiting = lite_wheel.sources(), set(), {"sim.dashboard.page"}
+    while waiting:
+        name = waiting.pop()
+        path = name.replace(".", "/")
+        stands = [datafiles.package(name.split(".")[0]).parent / f"{path}{end}" for end in (".py", "/__init__.py")]
+        for place, end in zip(stands, (".py", "/__init__.py"), strict=True):
+            if place.is_file():
+                assert path + end in served, f"{path + end} is imported and not in the wheel"
+                waiting |= _imported(served[path + end]) - seen
+        seen.add(name)
+    assert "minglm.numbers" in seen
 
 
 def test_the_same_sources_give_the_same_bytes(wheel, tmp_path):
