@@ -26,3 +26,13 @@ def test_another_file_is_refused_with_the_command_that_makes_one(tmp_path, recor
     for path in (tmp_path / "other.csv", tmp_path / "none.csv"):
         with pytest.raises(InputError, match=f"python -m {recorder.__name__}"):
             recorder.read(path)
+
+
+def test_the_record_of_rounding_has_every_training_on_every_seed_and_the_task_beside_the_loss():
+    rows = qat_vs_ptq.read()
+    assert len(rows) == 6 * 3 and {r["seed"] for r in rows} == {0, 1, 2}
+    for r in rows:
+        plain = next(x for x in rows if (x["seed"], x["training"], x["format"]) == (r["seed"], "plain", "none"))
+        assert r["loss_added"] == pytest.approx(r["val_loss"] - plain["val_loss"], abs=2e-5)
+        assert r["questions"] >= 40 and 0 <= r["needles"] <= 1
+    assert len(qat_vs_ptq.summary(rows)) == 6
