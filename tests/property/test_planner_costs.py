@@ -106,3 +106,18 @@ def test_a_delay_that_shows_late_is_seen():
     plan, load = costs.plan(c), costs.load(c)
     p = evaluate(costs.model, costs.cluster, plan, load, "bf16", costs.stack, allow_oom=True)
     assert refined(costs, RankedPlan(c, 1.0, 1.0, load.tokens)).step_s == pytest.approx(p.result.step_s, rel=1e-9)
+
+
+@pytest.mark.parametrize("pp, vpp, dp, micro", [(4, 3, 2, 1), (2, 5, 4, 2)])
+def test_a_search_ranks_interleaving_by_its_chunks(pp, vpp, dp, micro):
+    """34 units in 12 or 10 chunks: in every round a micro-batch waits for the rank whose pair of chunks is longest."""
+    costs = PlanCosts(
+        load_model("llama3_8b"), load_cluster("dgx_h100"), Workload(1, 4096), "bf16", load_stack("generic"), SWITCHES
+    )
+    m = 16
+    c = Candidate(1, 1, 1, 1, micro, "full", pp, vpp, "interleaved", dp, 1, dp * micro * m, 0, 0)
+    rows = costs.chunk_seconds(c)
+    rounds = sum(max(row[k][0] + sum(row[vpp - 1 - k][1:]) for row in rows) for k in range(vpp))
+    busiest = max(sum(sum(chunk) for chunk in row) for row in rows)
+    added = m * (rounds - busiest) * costs.straggler(c.num_chips)
+    assert added > 0 and costs.estimate_s(c) - costs.step_s(c) == pytest.approx(added, rel=1e-6)
