@@ -122,7 +122,12 @@ def coverage(compared: Sequence[tuple[EngineRow, float]]) -> dict[str, dict[str,
 
 
 def weighted_quantiles(groups: Sequence[Sequence[float]], shares: Sequence[float]) -> list[float]:
-    """Quantiles of the values of several groups, each group with the same weight; (1, 1) of nothing."""
+    """Quantiles of the values of several groups, each group with the same weight; (1, 1) of nothing.
+
+    That is CDF pooling of two layers (Dunn, Wasserman and Ramdas, arXiv 1809.07441), right as groups get
+    many; the rule with a guarantee for few (Lee, Barber and Willett, arXiv 2306.06342) gives the group that is asked
+    about a weight of its own beyond either end, and is the wider the fewer there are.
+    """
     weighted = sorted((value, 1.0 / len(group)) for group in groups for value in group)
     if not weighted:
         return [1.0 for _ in shares]
