@@ -65,9 +65,8 @@ def estimate(
         else {kind: estimator.layer(kind, "none") for kind in kinds}
     )
     if plan.activation_offload:
-        kept_input = estimator.ctx.tokens_sp * model.hidden * WIDTH
-        per_layer = {k: offloaded(c, kept_input if full == "full" else None, cluster) for k, c in per_layer.items()}
-        plain = {k: offloaded(c, None, cluster) for k, c in plain.items()} if full == "full" else per_layer
+        per_layer = {kind: offloaded_layer(estimator, cost, full) for kind, cost in per_layer.items()}
+        plain = {k: offloaded_layer(estimator, c, "none") for k, c in plain.items()} if full == "full" else per_layer
     first, heads, depths = estimator.ends()
     size = plan.micro_batch * workload.seq / plan.cp * model.hidden * WIDTH
     p2p_s = stage_message_s(cluster, size, plan.tp, plan.pp_stride(), bool(plan.sp)) if plan.pp > 1 else 0.0
@@ -142,6 +141,12 @@ def _chunk_cost(
     if chunk.tail == 0:
         cost = cost.plus(depths)
     return cost.plus(heads) if chunk.is_last else cost
+
+
+def offloaded_layer(estimator: LayerEstimator, cost: LayerCost, recompute: str) -> LayerCost:
+    """A layer with what it keeps in host memory; of one that is run again whole that is its input."""
+    kept_input = estimator.ctx.tokens_sp * estimator.model.hidden * WIDTH
+    return offloaded(cost, kept_input if recompute == "full" else None, estimator.cluster)
 
 
 def offloaded(cost: LayerCost, kept: float | None, cluster: Cluster) -> LayerCost:

@@ -21,7 +21,7 @@ from sim.cost.layer import LayerCost, LayerEstimator
 from sim.cost.operators import WIDTH
 from sim.cost.parameters import layer_params, rank_params
 from sim.cost.stacks import Stack
-from sim.cost.step import data_parallel, stage_message_s
+from sim.cost.step import data_parallel, offloaded_layer, stage_message_s
 from sim.cost.step_costs import ChunkCost, StepCosts
 from sim.planner.candidate import (
     Candidate,
@@ -77,6 +77,7 @@ class PlanCosts:
         # settings that agree on a layer's cost share it
         settled = [tuple((k, s[k]) for k in LAYER_SWITCHES if k in s) for s in switches]
         self.layer_set = [settled.index(s) for s in settled]
+        self.without_offload = [_without_offload(s, switches) for s in switches]
 
     # ---------------------------------------------------------------- objects for people
 
@@ -98,6 +99,10 @@ class PlanCosts:
             stages=None if bare or c.pp * c.vpp == 1 else self.layout(c).stages,
             **self.switches[c.switches],
         )
+
+    def offloads(self, c: Candidate) -> bool:
+        """Whether what its layers keep for the backward pass waits in host memory."""
+        return bool(self.switches[c.switches].get("activation_offload"))
 
     def load(self, c: Candidate) -> Workload:
         """The candidate's workload."""
@@ -178,7 +183,10 @@ class PlanCosts:
         out = {}
         for kind, variants in shared.kinds.items():
             params = layer_params(self.model, kind, c.tp, c.ep, c.etp)
-            out[kind] = _phase_seconds([(share, estimator.apply_sharding(work, params)) for share, work in variants])
+            each = [(share, estimator.apply_sharding(work, params)) for share, work in variants]
+            if self.offloads(c):
+                each = [(1.0, offloaded_layer(estimator, estimator.layer(kind, c.recompute), c.recompute))]
+            out[kind] = _phase_seconds(each)
         for name, end in zip(("first", "last", "depths"), estimator.shard_ends(shared.ends), strict=True):
             out[name] = _phase_seconds([(1.0, end)])
         return out
@@ -314,6 +322,8 @@ class PlanCosts:
             for kind, count in (("dense", self.dense_layers), ("moe", model.moe_layers))
             if count
         )
+        if self.offloads(c):
+            kept = 0.0  # two layers' of a rank, whatever is in flight
         states, m = self.whole_states(c), max(1, c.batch // (c.dp * c.micro_batch))
         if c.schedule.startswith("dualpipe"):
             return (states + kept) / c.pp + memory.RUNTIME_BYTES
@@ -329,9 +339,10 @@ class PlanCosts:
         for chunks, rank, states in zip(layout.kinds, layout.first_of, self.states(c), strict=True):
             # a kind's first rank has the most in flight, so the others of its kind are no fuller
             flights = memory.in_flight(layout, rank, m)[0]
-            per = transient = loss = head_kept = 0.0
+            layers = largest = per = transient = loss = head_kept = 0.0
             for n, e, head, depths, tail, _ in chunks:
-                per += n * dense[0] + e * moe[0]
+                layers += n * dense[0] + e * moe[0]
+                largest = max(largest, dense[0] if n else 0.0, moe[0] if e else 0.0)
                 if depths and c.mtp_before_head:
                     per += self.mtp * (moe if self.model.experts else dense)[0]
                 transient = max(transient, once[0] if n else 0.0, once[1] if e else 0.0)
@@ -339,7 +350,8 @@ class PlanCosts:
                     per += parts.embedding
                 if tail:
                     loss, head_kept = parts.loss, head_kept + parts.head
-            worst = max(worst, states + flights * per + head_kept + max(transient, loss))
+            kept = min(flights * layers, 2 * largest) if self.offloads(c) else flights * layers
+            worst = max(worst, states + kept + flights * per + head_kept + max(transient, loss))
         return worst + memory.RUNTIME_BYTES
 
     # ---------------------------------------------------------------- time
@@ -401,6 +413,14 @@ class PlanCosts:
         )
         total = closed_form_step(work, parts, c.schedule, once.overlap_p2p, c.num_chips, self.stack).total_s
         return total if math.isfinite(total) else math.inf
+
+
+def _without_offload(setting: Mapping[str, Any], switches: tuple[Mapping[str, Any], ...]) -> int | None:
+    """Place of the setting that differs in nothing but that activations stay on the chip, where it is searched too."""
+    if not setting.get("activation_offload"):
+        return None
+    same = [{**s, "activation_offload": True} == setting and not s.get("activation_offload") for s in switches]
+    return same.index(True) if True in same else None
 
 
 def _phase_seconds(variants: list[tuple[float, LayerCost]]) -> PhaseSeconds:

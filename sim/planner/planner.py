@@ -175,6 +175,9 @@ def _chips(plan: Mapping[str, Any]) -> int:
     return math.prod(int(plan.get(key) or 1) for key in ("tp", "pp", "cp", "dp"))
 
 
+KEPT = ("zero", "stages", "mtp_before_head", "activation_offload")  # options of a phase's own plan
+
+
 def _phase_plan(
     q: Question, seq: int, batch_tokens: float, attention: str, check: Callable[[], None] | None
 ) -> dict[str, Any] | None:
@@ -189,7 +192,7 @@ def _phase_plan(
         return None  # the campaign says which phase has no plan
     document = completed(one, costs, best)
     own = {k: document[k] for k in ("schedule", "micro_batch", "recompute")}
-    options = {k: document["options"][k] for k in ("zero", "stages", "mtp_before_head") if k in document["options"]}
+    options = {k: document["options"][k] for k in KEPT if k in document["options"]}
     return {**document["plan"], **own, "options": {"mtp_before_head": 0, **options}}
 
 

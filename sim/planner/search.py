@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from sim.planner.candidate import Candidate
 from sim.planner.candidates import PlanCosts
-from sim.planner.space import Space, enough_micro_batches, has_shape, replicas
+from sim.planner.space import Space, enough_micro_batches, goes_with, has_shape, replicas
 from sim.spec.model import ModelSpec
 
 OBJECTIVES = ("tokens", "time", "cost", "energy")
@@ -216,6 +216,11 @@ def _try_one(costs: PlanCosts, c: Candidate, tokens: int, ranking: _Ranking, out
     if ranking.beats(costs.lower_bound(c) / tokens, c.num_chips):
         out.bounded += 1
         return
+    plain = costs.without_offload[c.switches]
+    if plain is not None and ranking.top_k is not None:  # no faster than without, where that fits
+        if costs.memory_bytes(c._replace(switches=plain)) <= costs.memory_capacity:
+            out.bounded += 1
+            return
     need = costs.memory_bytes(c)
     if need > costs.memory_capacity:
         out.too_large += 1
@@ -306,8 +311,9 @@ def _groups(costs: PlanCosts, space: Space, chips: int) -> list[_Layers]:
         for micro, recompute, switch in itertools.product(
             space.micro_batch, space.recompute, sorted(set(costs.layer_set))
         ):
-            c = Candidate(tp, cp, ep, etp, micro, recompute, 1, 1, "", 1, 0, micro, switch)
-            groups.append(_layers(costs, dual, c))
+            if goes_with(space.switches[switch], recompute):
+                c = Candidate(tp, cp, ep, etp, micro, recompute, 1, 1, "", 1, 0, micro, switch)
+                groups.append(_layers(costs, dual, c))
     return groups
 
 

@@ -13,7 +13,8 @@ from sim.planner.candidate import Candidate, ChunkLayout
 
 Value = TypeVar("Value")
 Key = tuple[object, ...]
-LAYER_SWITCHES = ("sp", "overlap_tp", "overlap_all_to_all", "recompute_modules")  # those that change a layer's cost
+# those that change a layer's cost
+LAYER_SWITCHES = ("sp", "overlap_tp", "overlap_all_to_all", "recompute_modules", "activation_offload")
 
 
 class Costs(Protocol):

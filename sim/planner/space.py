@@ -16,7 +16,7 @@ from minglm.errors import InputError, nearest
 from sim.planner.candidate import Candidate
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
-from sim.spec.plan import OPTIMIZERS, RECOMPUTE, SCHEDULES, Plan
+from sim.spec.plan import OFFLOADED, OPTIMIZERS, RECOMPUTE, SCHEDULES, Plan
 from sim.training.schedules import CHUNKS
 
 VIRTUAL = (*range(2, 11), 12, 13, 16, 20)  # virtual stages of interleaving
@@ -29,6 +29,7 @@ FIXED = (
     "hsdp",
     "recompute_modules",
     "offload",
+    "activation_offload",
     "optimizer",
     "overlap_grad_reduce",
     "overlap_param_gather",
@@ -286,6 +287,11 @@ def replicas(space: Space, batch: int, micro_batch: int, most: int, multiple: in
     return sorted(options.items(), reverse=True)
 
 
+def goes_with(setting: Mapping[str, Any], recompute: str) -> bool:
+    """Whether a setting of the further fields can be had with that kind of recomputation."""
+    return not setting.get("activation_offload") or recompute in OFFLOADED
+
+
 def enough_micro_batches(schedule: str, pp: int, m: int) -> bool:
     """The schedules' own rules (`sim.training.schedules.check`)."""
     if schedule == "interleaved":
@@ -313,7 +319,7 @@ def every(space: Space, model: ModelSpec, chips: int, batch: int) -> Iterator[Ca
                 for recompute, zero, switch in itertools.product(
                     space.recompute, space.zero, range(len(space.switches))
                 ):
-                    if not zero or dp * cp > 1:
+                    if (not zero or dp * cp > 1) and goes_with(space.switches[switch], recompute):
                         yield Candidate(
                             tp,
                             cp,

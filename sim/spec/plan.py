@@ -21,6 +21,7 @@ from sim.spec.model import ModelSpec
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-v", "dualpipe", "dualpipe-v")
 RECOMPUTE = ("none", "selective", "selective_ops", "full")
+OFFLOADED = ("none", "full")  # kinds of recomputation with which activations may wait in host memory
 OPTIMIZERS = ("adam", "muon")
 # Megatron-Core's names of parts that can be run again on their own → operators of sim/cost/operators.py
 RECOMPUTE_MODULES = {
@@ -173,7 +174,7 @@ class Plan:
             value = getattr(self, name)
             if value is not None and value is not True and value is not False:
                 raise InputError(f"plan {name}={value!r}: must be true or false; give {name}: true")
-        if self.activation_offload and self.recompute not in ("none", "full"):
+        if self.activation_offload and self.recompute not in OFFLOADED:
             raise InputError(
                 f"plan activation_offload: with recompute={self.recompute} is not simulated; set recompute=full"
             )

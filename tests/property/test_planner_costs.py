@@ -21,6 +21,7 @@ SWITCHES = (
     {"sp": False, "optimizer": "muon"},
     {"overlap_all_to_all": True, "overlap_grad_reduce": False, "offload": True},
     {"overlap_tp": True, "precision_aware_optimizer": True, "hsdp": 2, "overlap_param_gather": False},
+    {"activation_offload": True},
 )
 QUESTIONS = [
     ("gpt3_175b", "dgx_a100", "megatron-lm-2022-05"),

@@ -12,9 +12,11 @@ from sim.planner.explain import parts
 from sim.planner.planner import answer, find
 from sim.planner.question import question
 from sim.planner.space import default_space, divisors, replicas
+from sim.scenario.training import resolve
 from sim.spec.hardware import load_cluster
 from sim.spec.model_loader import load_model
 from sim.spec.plan import Plan
+from sim.study.answer import figures, simulate
 
 
 def call(capsys, *argv):
@@ -283,3 +285,16 @@ def test_a_flag_changes_any_key_of_a_scenario_as_a_file_does():
     q = question("glm5", chip="910b", chips=100_000, fixed={"failures.level": "high", "plans": further, "tp": [4, 8]})
     assert q.document["failures"] == {"level": "high"} and q.document["plans"] == further
     assert q.pinned["tp"] == [4, 8] and "failures.level" not in q.pinned and "plans" not in q.pinned
+
+
+def test_activations_in_host_memory_are_searched_where_they_are_named():
+    """Long rows on few chips: what a person turns by hand (`options.activation_offload`), the search can turn too."""
+    asked = dict(model="llama3_70b", chip="h100", chips=32, seq=32_768, batch=32)
+    plain = answer(question(**asked), 1)
+    both = answer(question(**asked, fixed={"activation_offload": [False, True]}), 1)
+    assert both["document"]["options"]["activation_offload"] is True and both["winner"]["recompute"] == "none"
+    assert both["winner"]["step_s"] < plain["winner"]["step_s"]
+    by_hand = {**plain["document"], "recompute": "none"}
+    by_hand["options"] = {**by_hand["options"], "activation_offload": True}
+    assert both["winner"]["step_s"] <= figures(simulate(resolve(by_hand)))["step_s"] * (1 + 1e-9)
+    assert figures(simulate(resolve(both["document"])))["step_s"] == both["winner"]["step_s"]
