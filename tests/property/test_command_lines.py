@@ -89,6 +89,7 @@ BASE = {
     "minglm workshop wheelhouse": ([], []),
     "minglm workshop kernels": ([], ["--count", "1"]),
     "minglm workshop slides": ([["nosuch.ipynb"]], []),
+    "minglm workshop polls": ([], []),
     "clustersim run": (["glm5_mini_smoke"], ["--no-what-if", "--out", "none"]),
     "clustersim plan": ([], ["--model", "llama2_7b", "--chip", "h100", *ONE]),
     "clustersim compare": ([], ["--model", "llama2_7b", "--chip", "h100,h800", *ONE]),
