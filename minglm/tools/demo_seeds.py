@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from minglm import atomic, datafiles
+from minglm import datafiles
 from minglm.errors import InputError, nearest
 from minglm.evals import parts
 from minglm.evals.scorecard import scorecard
@@ -118,12 +118,11 @@ def main(argv: list[str] | None = None) -> int:
 def _record(args: argparse.Namespace) -> None:
     if args.size not in SIZES:
         raise InputError(f"--size {args.size!r}: not one of {', '.join(SIZES)}{nearest(args.size, SIZES)}")
-    rows = read(args.out) if args.out.is_file() else []
-    for seed in args.seeds:
-        rows = [r for r in rows if r["seed"] != seed] + measure(seed, args.runs, args.size, args.problems)
-        rows.sort(key=lambda r: r["seed"])
-        atomic.write_csv(args.out, rows, COLUMNS)
-    print(table(read(args.out)))
+
+    def one(seed: int) -> list[dict]:
+        return measure(seed, args.runs, args.size, args.problems)
+
+    recorder.by_seed(args, COLUMNS, read, table, one)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from minglm import atomic, datafiles
+from minglm import datafiles
 from minglm.data.shards import IGNORE
 from minglm.data.tiny_world.loader import TinyWorldLoader
 from minglm.evals import next_token
@@ -51,7 +51,7 @@ def short_rows(seed: int) -> recipe.Recipe:
 
 def measure(seed: int, starts: Path, folder: Path, tokens: int = TOKENS) -> list[dict]:
     """Train what is not trained yet and read the unseen documents; rows of the CSV."""
-    before, long, short = starts / f"seed_{seed}" / "pretrain", starts / f"seed_{seed}" / "long_context", folder
+    before, long = starts / f"seed_{seed}" / "pretrain", starts / f"seed_{seed}" / "long_context"
     short = folder / f"short_{seed}"
     train(dataclasses.replace(recipe.load(STAGE), seed=seed), long, init_from=before)
     train(short_rows(seed), short, init_from=before)
@@ -132,12 +132,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _record(args: argparse.Namespace) -> None:
-    rows = read(args.out) if args.out.is_file() else []
-    for seed in args.seeds:
-        rows = [r for r in rows if r["seed"] != seed] + measure(seed, args.starts, args.runs, args.tokens)
-        rows.sort(key=lambda r: r["seed"])
-        atomic.write_csv(args.out, rows, COLUMNS)
-    print(table(read(args.out)))
+    def one(seed: int) -> list[dict]:
+        return measure(seed, args.starts, args.runs, args.tokens)
+
+    recorder.by_seed(args, COLUMNS, read, table, one)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.errors import Parser
 from minglm.runtime.terminal import guard
 
@@ -17,6 +17,22 @@ Rows = list[dict[str, Any]]
 def parser(module: str, doc: str | None) -> Parser:
     """The command line of a recorder: its name and the first line of its docstring."""
     return Parser(prog=f"python -m {module}", description=(doc or "").splitlines()[0])
+
+
+def by_seed(
+    args: argparse.Namespace,
+    columns: Sequence[str],
+    read: Callable[[Path], Rows],
+    table: Callable[[Rows], str],
+    measure: Callable[[int], Rows],
+) -> None:
+    """Measure each of `args.seeds`, writing `args.out` after each with the rows of the others; then print the table."""
+    rows = read(args.out) if args.out.is_file() else []
+    for seed in args.seeds:
+        rows = [r for r in rows if r["seed"] != seed] + measure(seed)
+        rows.sort(key=lambda r: r["seed"])
+        atomic.write_csv(args.out, rows, columns)
+    print(table(read(args.out)))
 
 
 def run(

@@ -136,6 +136,7 @@ class MuonAdamW:
         self.parameters = {name: p for name, p in named if p.requires_grad}
         self.muon = {n: p for n, p in self.parameters.items() if muon and uses_muon(n, p)}
         self.adam = {n: p for n, p in self.parameters.items() if n not in self.muon}
+        self.adam_matrices = {n for n, p in self.adam.items() if uses_muon(n, p)}  # none where Muon has them
         self.splits = {n: split_rule(n, tuple(p.shape), config) for n, p in self.muon.items()}
         self.lr, self.adam_lr = lr, lr if adam_lr is None else adam_lr
         self.momentum, self.betas, self.eps = momentum, betas, eps
@@ -150,9 +151,8 @@ class MuonAdamW:
         left alone, weight decay included."""
         self.steps += 1
         self._muon_step(self.lr * scale)
-        matrices = {name for name, p in self.adam.items() if uses_muon(name, p)}
-        self._adam_step(matrices, self.lr * scale)
-        self._adam_step(self.adam.keys() - matrices, self.adam_lr * scale)
+        self._adam_step(self.adam_matrices, self.lr * scale)
+        self._adam_step(self.adam.keys() - self.adam_matrices, self.adam_lr * scale)
 
     def _muon_step(self, lr: float) -> None:
         updates = {}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,20 +11,7 @@ from torch import Tensor
 from minglm.config import ModelConfig
 from minglm.data import shards
 from minglm.model.model import Model
-from minglm.training import optim
 from minglm.training.optim import MuonAdamW, cosine_with_warmup
-
-
-@contextlib.contextmanager
-def _matrices_by(kind: str) -> Iterator[None]:
-    """Inside, `MuonAdamW` treats matrices by "muon" (as always) or by "adamw" (everything)."""
-    before = optim.uses_muon
-    if kind == "adamw":
-        optim.uses_muon = lambda name, parameter: False
-    try:
-        yield
-    finally:
-        optim.uses_muon = before
 
 
 def train(  # noqa: PLR0913 (a race: everything that both runners share is an argument)
@@ -40,7 +25,7 @@ def train(  # noqa: PLR0913 (a race: everything that both runners share is an ar
     corpus_bytes: int = 1_000_000,
     seed: int = 0,
 ) -> dict:
-    """Train from the same weights on the same batches with either optimiser.
+    """Train from the same weights on the same batches with Muon, or (`kind` "adamw") with AdamW alone.
 
     Returns losses (per step, nats), seconds, `optimizer_s` of them in the optimiser, and the optimiser itself.
     """
@@ -49,8 +34,7 @@ def train(  # noqa: PLR0913 (a race: everything that both runners share is an ar
     torch.manual_seed(seed)
     model = Model(config)
     learning = [(n, p) for n, p in model.named_parameters() if ".indexer." not in n]
-    with _matrices_by(kind):
-        optimizer = MuonAdamW(learning, config, lr)
+    optimizer = MuonAdamW(learning, config, lr, muon=kind == "muon")
     losses, inside, begun = [], 0.0, time.perf_counter()
     for step in range(steps):
         batch = loader.batch(step)

@@ -3,7 +3,7 @@
 import pytest
 
 pytest.importorskip("torch")
-from minglm import datafiles
+from minglm import atomic, datafiles
 from minglm.evals.scorecard import Row
 from minglm.tools import demo_seeds
 
@@ -19,7 +19,7 @@ CARD = {
 
 def test_a_scorecard_becomes_rows_with_the_best_rule_and_they_are_read_back(tmp_path):
     rows = [{"seed": seed, **row} for seed in (0, 2) for row in demo_seeds._rows(CARD)]
-    demo_seeds.atomic.write_csv(tmp_path / "card.csv", rows, demo_seeds.COLUMNS)
+    atomic.write_csv(tmp_path / "card.csv", rows, demo_seeds.COLUMNS)
     again = demo_seeds.read(tmp_path / "card.csv")
     assert [(r["seed"], r["name"], r["value"]) for r in again[:3]] == [
         (0, "4 facts", 0.75),
