@@ -9,7 +9,6 @@ from sim.base.units import parse
 
 if TYPE_CHECKING:
     from sim.base.figure import Figure
-    from sim.serving.simulate import Fleet
 
 HOURS = 24
 
@@ -17,15 +16,12 @@ HOURS = 24
 def answer(document: Mapping[str, Any], hourly: list[float], seed: int) -> tuple[dict[str, Any], str]:
     """(the answer, its text) for a scenario's document; hourly: relative rates, none for an even day."""
     from sim.serving.day import day
-    from sim.serving.defaults import rent_of
-    from sim.serving.scenario import fleet_and_work
+    from sim.serving.scenario import fleet_and_work, fleet_rent
 
     fleet, work = fleet_and_work(document)
     limits = {name: parse(v, "time", f"--{name}", low=1e-9) for name, v in (document.get("target") or {}).items()}
     result = day(fleet, work, hourly or [1.0] * HOURS, limits.get("ttft"), limits.get("tpot"), seed)
-    rent = (document.get("prices") or {}).get("rent")
-    usd_per_hour = None if rent is None else parse(rent, "money_per_hour", "prices.rent", low=1e-9)
-    money = _money(result, fleet, rent_of(fleet.decode.cluster, usd_per_hour))
+    money = _money(result, fleet_rent(fleet, document.get("prices") or {}))
     result = {
         "deployment": fleet.decode.describe(),
         "instances": fleet.decode_instances + (fleet.prefill_instances if fleet.prefill else 0),
@@ -37,13 +33,14 @@ def answer(document: Mapping[str, Any], hourly: list[float], seed: int) -> tuple
     return result, _text(result, limits)
 
 
-def _money(result: Mapping[str, Any], fleet: Fleet, rent: Figure | None) -> dict[str, float]:
+def _money(result: Mapping[str, Any], rent: tuple[Figure, dict[str, float]] | None) -> dict[str, float]:
     """Rent of the day in USD, and of a million output tokens with their input; nothing where no rent is known."""
     if rent is None:
         return {}
-    out: dict[str, float] = {"rent_usd_per_chip_hour": rent.value}
+    of_chip, hourly = rent
+    out: dict[str, float] = {"rent_usd_per_chip_hour": of_chip.value}
     for name, pick in (("", "value"), ("_low", "low"), ("_high", "high")):
-        out[f"usd{name}"] = HOURS * fleet.chips * getattr(rent, pick)
+        out[f"usd{name}"] = HOURS * hourly[pick]
         out[f"usd_per_million_output{name}"] = out[f"usd{name}"] / result["output_tokens"] * 1e6
     return out
 

@@ -21,11 +21,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from minglm.errors import InputError
 from sim.serving.instances import Request
-from sim.serving.load_curve import capacity_per_s
+from sim.serving.load_curve import capacity_per_s, kept_share
 from sim.serving.simulate import Fleet, simulate
 from sim.serving.workload import ServingWorkload, percentiles
 
@@ -86,7 +87,7 @@ def day(
     stretch_s = min(whole_s, max(STAYS * stay_s, most / rate / len(hourly)))
     played = replace(
         work,
-        rate_per_s=rate * _mean((hourly[-1], *hourly)) / _mean(hourly),
+        rate_per_s=rate * fmean((hourly[-1], *hourly)) / fmean(hourly),
         concurrency=None,
         stretches=(hourly[-1], *hourly),
         stretch_s=stretch_s,
@@ -99,7 +100,7 @@ def day(
     times = whole_s / stretch_s * pods
     rows: list[dict[str, Any]] = []
     for share, requests in zip(hourly, by_hour[1:], strict=True):
-        now_per_s = work.rate_per_s * share / _mean(hourly)
+        now_per_s = work.rate_per_s * share / fmean(hourly)
         rows.append({"rate_per_s": now_per_s, "load": now_per_s / capacity, **_figures(requests, ttft_s, tpot_s)})
         rows[-1]["queue_grows"] = _queue_grows(requests)
     counted = [request for requests in by_hour[1:] for request in requests]
@@ -120,24 +121,15 @@ def day(
 def _queue_grows(requests: Sequence[Request]) -> bool:
     """Whether the last quarter waited for its prefill three times as long as the first, and more than a second."""
     waits, quarter = [r.start - r.arrive for r in requests], len(requests) // 4
-    return quarter > 0 and _mean(waits[-quarter:]) > max(1.0, 3.0 * _mean(waits[:quarter]))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return quarter > 0 and fmean(waits[-quarter:]) > max(1.0, 3.0 * fmean(waits[:quarter]))
 
 
 def _figures(requests: Sequence[Request], ttft_s: float | None, tpot_s: float | None) -> dict[str, float | None]:
-    first = [r.first - r.arrive for r in requests]
-    each = [(r.finish - r.first) / (r.output - 1) if r.output > 1 else 0.0 for r in requests]
-    good = sum(
-        (ttft_s is None or a <= ttft_s) and (tpot_s is None or b <= tpot_s) for a, b in zip(first, each, strict=True)
-    )
-    of_first, of_each = percentiles(first), percentiles(each)
+    of_first, of_each = percentiles([r.ttft_s for r in requests]), percentiles([r.tpot_s for r in requests])
     return {
         "ttft_p50_s": of_first["p50"],
         "ttft_p95_s": of_first["p95"],
         "tpot_p50_s": of_each["p50"],
         "tpot_p95_s": of_each["p95"],
-        "kept": None if (ttft_s is None and tpot_s is None) or not requests else good / len(requests),
+        "kept": kept_share(requests, ttft_s, tpot_s),
     }

@@ -40,6 +40,16 @@ class Request:
     left: int = 0  # prompt tokens still to prefill (chunked)
     back_s: float = 0.0  # from the engine's token to the client's
 
+    @property
+    def ttft_s(self) -> float:
+        """Seconds to the first token."""
+        return self.first - self.arrive
+
+    @property
+    def tpot_s(self) -> float:
+        """Seconds from one token to the next; 0 of a single one."""
+        return (self.finish - self.first) / (self.output - 1) if self.output > 1 else 0.0
+
 
 class Limits(NamedTuple):
     """Of one decode instance, over all its attention groups."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from sim.serving.instances import Request
 from sim.serving.memory import chip_memory
 from sim.serving.simulate import Fleet, ServingResult, simulate
 from sim.serving.step_time import decode_step, prefill
@@ -63,7 +64,7 @@ def load_curve(
         requests = int(min(MOST, max(200, TURNS * rate * stay_s)))
         at_rate = replace(work, rate_per_s=rate, concurrency=None, requests=requests)
         result = simulate(fleet, at_rate, seed, warmup=WARMUP)
-        kept = _kept(result, ttft_s, tpot_s)
+        kept = kept_share(result.requests[int(WARMUP * len(result.requests)) :], ttft_s, tpot_s)
         rows.append({"load": load, "rate_per_s": rate, **_figures(result), "kept": kept})
         if kept is not None and kept >= KEPT:
             good_per_s = max(good_per_s, rate)
@@ -87,16 +88,9 @@ def _figures(result: ServingResult) -> dict[str, float]:
     }
 
 
-def _kept(result: ServingResult, ttft_s: float | None, tpot_s: float | None) -> float | None:
-    """Share of the requests after the warm-up that kept the limits; None without any."""
-    if ttft_s is None and tpot_s is None:
+def kept_share(requests: Sequence[Request], ttft_s: float | None, tpot_s: float | None) -> float | None:
+    """Share of the requests that kept the limits; None without any limit, or any request."""
+    if (ttft_s is None and tpot_s is None) or not requests:
         return None
-    counted = result.requests[int(WARMUP * len(result.requests)) :]
-
-    def keeps(first_s: float, each_s: float) -> bool:
-        return (ttft_s is None or first_s <= ttft_s) and (tpot_s is None or each_s <= tpot_s)
-
-    good = sum(
-        keeps(r.first - r.arrive, (r.finish - r.first) / (r.output - 1) if r.output > 1 else 0.0) for r in counted
-    )
-    return good / len(counted)
+    good = sum((ttft_s is None or r.ttft_s <= ttft_s) and (tpot_s is None or r.tpot_s <= tpot_s) for r in requests)
+    return good / len(requests)

@@ -14,6 +14,7 @@ from typing import Any
 from minglm import datafiles
 from minglm.errors import InputError, nearest
 from sim.base.documents import read_document
+from sim.base.figure import Figure
 from sim.base.units import parse
 from sim.serving.calibration import fitted
 from sim.serving.defaults import default_stack, rent_of
@@ -299,29 +300,38 @@ def _memory(d: Deployment, context: float) -> dict[str, Any]:
     }
 
 
-def _money(fleet: Fleet, result: ServingResult, prices: Mapping[str, Any], cached_share: float) -> dict[str, Any]:
-    """Cost of the simulated tokens and the margin at the given prices; only a note when no rent is known."""
+def fleet_rent(fleet: Fleet, prices: Mapping[str, Any]) -> tuple[Figure, dict[str, float]] | None:
+    """(rent of a decode chip-hour, USD an hour of the whole fleet, each side's chips at their own rent, at the figures'
+    `value`, `low` and `high`); None where a rent is not known."""
     rent = prices.get("rent")
     usd_per_hour = None if rent is None else parse(rent, "money_per_hour", "prices.rent", low=1e-9)
     decode_rent = rent_of(fleet.decode.cluster, usd_per_hour)
     prefill_rent = rent_of((fleet.prefill or fleet.decode).cluster, usd_per_hour)
     if decode_rent is None or prefill_rent is None:
+        return None
+    decode_chips = fleet.decode.chips * fleet.decode_instances
+    prefill_chips = fleet.chips - decode_chips
+    return decode_rent, {
+        pick: decode_chips * getattr(decode_rent, pick) + prefill_chips * getattr(prefill_rent, pick)
+        for pick in ("value", "low", "high")
+    }
+
+
+def _money(fleet: Fleet, result: ServingResult, prices: Mapping[str, Any], cached_share: float) -> dict[str, Any]:
+    """Cost of the simulated tokens and the margin at the given prices; only a note when no rent is known."""
+    rent = fleet_rent(fleet, prices)
+    if rent is None:
         return {"note": f"{fleet.decode.cluster.chip.name} has no rent in data/chips: give prices.rent, such as $2/h"}
     use = parse(prices.get("utilisation", 1.0), "ratio", "prices.utilisation", low=0.01, high=1.0)
-    decode_chips = fleet.decode.chips * fleet.decode_instances
-    prefill_chips = fleet.prefill.chips * fleet.prefill_instances if fleet.prefill else 0
-
-    def hourly(pick: str) -> float:
-        """USD an hour for the fleet's useful time, at a figure's `value`, `low` or `high`."""
-        return (decode_chips * getattr(decode_rent, pick) + prefill_chips * getattr(prefill_rent, pick)) / use
-
+    decode_rent, whole = rent
+    hourly = {pick: usd / use for pick, usd in whole.items()}  # for the fleet's useful time
     out: dict[str, Any] = {
         "utilisation": use,
         "rent_usd_per_chip_hour": decode_rent.value,
         "rent_source": decode_rent.source,
     }
     for name, pick in (("", "value"), ("_low", "low"), ("_high", "high")):
-        out[f"usd_per_million_output{name}"] = hourly(pick) / 3600 / result.output_tokens_per_s * 1e6
+        out[f"usd_per_million_output{name}"] = hourly[pick] / 3600 / result.output_tokens_per_s * 1e6
     if prices.get("output") is not None or prices.get("input") is not None:
         price = {k: number(prices.get(k, 0.0), f"prices.{k}", 0) for k in ("input", "output")}
         price["cached_input"] = number(prices.get("cached_input", price["input"]), "prices.cached_input", 0)
@@ -330,5 +340,5 @@ def _money(fleet: Fleet, result: ServingResult, prices: Mapping[str, Any], cache
             + result.input_tokens_per_s * ((1 - cached_share) * price["input"] + cached_share * price["cached_input"])
         ) / 1e6
         for name, pick in (("", "value"), ("_low", "high"), ("_high", "low")):
-            out[f"margin{name}"] = 1.0 - hourly(pick) / 3600 / earned if earned else None
+            out[f"margin{name}"] = 1.0 - hourly[pick] / 3600 / earned if earned else None
     return out

@@ -237,7 +237,7 @@ def _summary(simulation: _Simulation, warmup: float) -> ServingResult:
     begin = done[0].arrive
     measured = done[int(len(done) * warmup) :] or done
     duration = max(end - begin, 1e-12)
-    tpot = [(r.finish - r.first) / (r.output - 1) for r in measured if r.output > 1]
+    tpot = [r.tpot_s for r in measured if r.output > 1]
     # Rates over the steady part: end of the warm-up to last arrival; over everything when that is too short.
     since, until = measured[0].arrive, done[-1].arrive
     steady = [r for r in done if since < r.finish <= until]

@@ -93,3 +93,18 @@ def test_command(capsys):
     assert "172,800 requests" in capsys.readouterr().out
     assert main([*typed, "--day", "--load-curve"]) == 2
     assert main([*typed, "--day", "--concurrency", "4"]) == 2
+
+
+def test_each_side_of_a_split_fleet_is_paid_at_the_rent_of_its_own_chip():
+    """The day paid every chip as one that decodes."""
+    from sim.serving.scenario import fleet_rent
+
+    decode = Deployment.of("glm5", "dgx_h200", chips=8, kv="fp8", attention_tp=8, stack="sglang-tp")
+    prefill = Deployment.of("glm5", "dgx_b200", chips=8, kv="fp8", attention_tp=8, stack="sglang-tp")
+    fleet = Fleet(decode=decode, decode_instances=3, prefill=prefill, prefill_instances=2)
+    of_chip, hourly = fleet_rent(fleet, {})
+    ours, theirs = (d.cluster.chip.rent_usd_per_hour for d in (decode, prefill))
+    assert of_chip == ours and ours.value != theirs.value
+    for pick in ("value", "low", "high"):
+        assert hourly[pick] == pytest.approx(24 * getattr(ours, pick) + 16 * getattr(theirs, pick))
+    assert fleet_rent(fleet, {"rent": "$2/h"})[1] == {"value": 80.0, "low": 80.0, "high": 80.0}
