@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
     from sim.spec.phases import describe as describe_phases
     from sim.study.answer import campaign_draws, figures, point, simulated_with
     from sim.study.campaign import campaign_input, campaign_segments
-    from sim.study.monte_carlo import figures_with_intervals
+    from sim.study.monte_carlo import draws, figures_with_intervals
     from sim.study.projection import campaign_facts
     from sim.trace.perfetto import write_campaign
     from sim.training.campaign import run
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     result = simulated.campaign
     if args.trace:
         write_campaign(run(inp, seed=result.seed), Path(args.trace))
-    answer = figures_with_intervals(simulated) if result.finished else figures(simulated)
+    answer = figures_with_intervals(simulated, draws(s, simulated=simulated)) if result.finished else figures(simulated)
     facts = answer | campaign_facts(result, segments)
     facts["interval_80"] = {
         k: [simulated.share(k, 0.1), simulated.share(k, 0.5), simulated.share(k, 0.9)]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sim.cost import memory
-from sim.cost.layer import LayerEstimator, LayerWork
+from sim.cost.layer import LayerEstimator
+from sim.cost.layer_cost import LayerWork
 
 
 class Candidate(NamedTuple):

@@ -17,7 +17,8 @@ from typing import Any
 from sim.cost import memory
 from sim.cost.closed_form import Loads, exposed_behind, loads, straggler
 from sim.cost.evaluate import closed_form_step
-from sim.cost.layer import LayerCost, LayerEstimator
+from sim.cost.layer import LayerEstimator
+from sim.cost.layer_cost import LayerCost
 from sim.cost.operators import WIDTH
 from sim.cost.parameters import layer_params, rank_params
 from sim.cost.stacks import Stack
@@ -182,11 +183,12 @@ class PlanCosts:
         estimator = self._estimator(c, 3) if c.zero == 3 and c.dp * c.cp > 1 else shared.estimator
         out = {}
         for kind, variants in shared.kinds.items():
-            params = layer_params(self.model, kind, c.tp, c.ep, c.etp)
-            each = [(share, estimator.apply_sharding(work, params)) for share, work in variants]
             if self.offloads(c):
-                each = [(1.0, offloaded_layer(estimator, estimator.layer(kind, c.recompute), c.recompute))]
-            out[kind] = _phase_seconds(each)
+                whole = estimator.layer(kind, c.recompute)  # what is waited for is of a layer's mean
+                out[kind] = _phase_seconds([(1.0, offloaded_layer(estimator, whole, c.recompute))])
+                continue
+            params = layer_params(self.model, kind, c.tp, c.ep, c.etp)
+            out[kind] = _phase_seconds([(share, estimator.apply_sharding(work, params)) for share, work in variants])
         for name, end in zip(("first", "last", "depths"), estimator.shard_ends(shared.ends), strict=True):
             out[name] = _phase_seconds([(1.0, end)])
         return out

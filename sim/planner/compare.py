@@ -20,6 +20,7 @@ from sim.scenario.training import resolve
 from sim.study.answer import Simulated, simulate
 from sim.study.monte_carlo import draws, figures_with_intervals, interval
 
+Draws = list[dict[str, float]]  # outcomes of an answer with its uncertain inputs drawn
 CHIPS = ("910b", "910c_die", "h800", "h100", "b200")
 
 
@@ -48,13 +49,14 @@ def compare(
     twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
     if twice is not None:
         raise InputError(f"chip {twice!r}: named twice; name each chip once")
-    rows, notes, answers = [], [], dict[str, Simulated]()
+    rows, notes, answers, drawn = [], [], dict[str, Simulated](), dict[str, Draws]()
     for i, name in enumerate(names):
         q = question(model, None, chips, chip=name, **terms)
         entry: dict[str, Any] = {"name": name, "chip": q.cluster.chip.name, "cluster": q.cluster.name}
         try:
             answers[name] = simulate(resolve(solved(q), q.cluster.chip.name))
-            entry |= figures_with_intervals(answers[name])
+            drawn[name] = draws(answers[name].scenario, simulated=answers[name])
+            entry |= figures_with_intervals(answers[name], drawn[name])
             notes += [f"{q.cluster.chip.name}: {text}" for text in q.stated]
         except InputError as err:
             entry["reason"] = str(err)
@@ -78,10 +80,13 @@ def compare(
             progress(i + 1, len(names))
     tokens = q.tokens
     reference = next(r for r in rows if r["name"] == against)
+    others = drawn_apart(answers[against]) if "rent_usd" in reference else []
     for r in rows:
         r["break_even_usd_per_hour"] = break_even(r, reference)
         if r["break_even_usd_per_hour"] is not None and r is not reference:
-            r["intervals"]["break_even_usd_per_hour"] = break_even_interval(answers[r["name"]], answers[against])
+            r["intervals"]["break_even_usd_per_hour"] = break_even_interval(
+                answers[r["name"]], drawn[r["name"]], others
+            )
     return {"rows": rows, "tokens": tokens, "against": against, "notes": list(dict.fromkeys(notes))}
 
 
@@ -92,10 +97,13 @@ def break_even(one: Mapping[str, Any], reference: Mapping[str, Any]) -> float | 
     return reference["rent_usd"] / one["chip_hours"]
 
 
-def break_even_interval(one: Simulated, reference: Simulated) -> dict[str, float]:
-    """Quantiles of `break_even` over draws of both runs, the simulator's error on one independent of that on the other:
-    nothing says that it errs alike on two chips."""
-    s = one.scenario
-    paid = [row["rent_usd"] for row in draws(reference.scenario, simulated=reference, seed=s.seed + 1)]
-    hours = [row["days"] * 24 * s.cluster.num_chips for row in draws(s, simulated=one)]
-    return interval([usd / h for usd, h in zip(paid, hours, strict=False)])
+def drawn_apart(reference: Simulated) -> Draws:
+    """Draws of an answer for `break_even_interval`, which owe nothing to the answer's own."""
+    return draws(reference.scenario, simulated=reference, seed=reference.scenario.seed + 1)
+
+
+def break_even_interval(one: Simulated, drawn: Draws, others: Draws) -> dict[str, float]:
+    """Quantiles of `break_even` over an answer's draws and the reference's `drawn_apart`: the simulator's error on one
+    is independent of that on the other, as nothing says that it errs alike on two chips."""
+    hours = [row["days"] * 24 * one.scenario.cluster.num_chips for row in drawn]
+    return interval([row["rent_usd"] / h for row, h in zip(others, hours, strict=False)])

@@ -16,7 +16,7 @@ from minglm.errors import InputError
 from sim.base.units import DAY_S, parse, show
 from sim.cost import money
 from sim.planner.compare import break_even as price_of_break_even
-from sim.planner.compare import break_even_interval
+from sim.planner.compare import break_even_interval, drawn_apart
 from sim.planner.planner import completed, solved
 from sim.planner.question import Question, read_question
 from sim.planner.quick import quick
@@ -142,6 +142,11 @@ def buys(q: Question, budget_usd: float, deadline_s: float) -> dict[str, Any]:
     }
 
 
+def _row(answer: Simulated) -> dict[str, Any]:
+    """An answer's figures with their intervals."""
+    return figures_with_intervals(answer, draws(answer.scenario, simulated=answer))
+
+
 def _share(holds: Iterable[bool]) -> float:
     """The share that is true."""
     each = list(holds)
@@ -192,8 +197,8 @@ def within(q: Question, deadline_s: float) -> dict[str, Any]:
             high, best = middle, fewer
         else:
             low = middle
-    row = figures_with_intervals(best)
-    kept = _share(r["days"] * DAY_S <= deadline_s for r in draws(best.scenario, simulated=best))
+    drawn = draws(best.scenario, simulated=best)
+    row, kept = figures_with_intervals(best, drawn), _share(r["days"] * DAY_S <= deadline_s for r in drawn)
     surer = deadline_s / DAY_S * min(row["days"] / row["intervals"]["days"]["p95"], 1.0)
     return {"chips_needed": high, **row, "kept": kept, "surer_deadline_days": surer}
 
@@ -210,7 +215,7 @@ def growth(q: Question, most: int = MOST_TENTHS) -> dict[str, Any]:
         chips = round(q.cluster.num_chips * 1.1**k)
         if rows and chips == rows[-1]["chips"]:
             continue
-        row = figures_with_intervals(at_once(with_chips(q, chips)))
+        row = _row(at_once(with_chips(q, chips)))
         kept = ("chips", "plan", "step_s", "days", "rent_usd", "own_usd", "intervals")
         entry: dict[str, Any] = {key: row[key] for key in kept if key in row}
         entry["chips"] = chips
@@ -262,10 +267,11 @@ def failures(s: Scenario, simulated: Simulated, deadline_s: float) -> dict[str, 
 
     drawn = [r["days"] for r in draws(s, simulated=simulated)]
     span, per_day = interval(drawn), main.goodput * DAY_S / deadline_s  # goodput that a run of so many days needs
+    times = most(per_day * main.days)
     return {
-        "times": most(per_day * main.days),
+        "times": times,
         "per_chip_day": rate,
-        "per_chip_day_at_most": rate * most(per_day * main.days),
+        "per_chip_day_at_most": rate * times,
         "goodput_at_most": per_day * main.days,
         "intervals": {"times": {"p5": most(per_day * span["p95"]), "p95": most(per_day * span["p5"])}},
         "kept": _share(days * DAY_S <= deadline_s for days in drawn),
@@ -285,7 +291,7 @@ def cheapest(questions: Sequence[Question], deadline_s: float | None = None) -> 
     for q in questions:
         row: dict[str, Any] = {"chip": q.cluster.chip.name, "cluster": q.cluster.name}
         try:
-            row |= within(q, deadline_s) if deadline_s else figures_with_intervals(simulate(resolve(solved(q))))
+            row |= within(q, deadline_s) if deadline_s else _row(simulate(resolve(solved(q))))
             if "rent_usd" not in row:
                 row["reason"] = f"no rent of {q.cluster.chip.name} is known, so no cost to rent"
         except InputError as err:
@@ -304,16 +310,17 @@ def break_even(q: Question, other: Question) -> dict[str, Any]:
     """
     rents = [rent_of(one, "break-even") for one in (q, other)]
     answers = [simulate(resolve(solved(one))) for one in (q, other)]
+    drawn = [draws(answer.scenario, simulated=answer) for answer in answers]
     mine, theirs = rows = [
-        {"chip": one.cluster.chip.name, "rent_usd_per_hour": rent, **figures_with_intervals(answer)}
-        for one, rent, answer in zip((q, other), rents, answers, strict=True)
+        {"chip": one.cluster.chip.name, "rent_usd_per_hour": rent, **figures_with_intervals(answer, own)}
+        for one, rent, answer, own in zip((q, other), rents, answers, drawn, strict=True)
     ]
     return {
         "rows": rows,
         "break_even_usd_per_hour": price_of_break_even(mine, theirs),
         "other_break_even_usd_per_hour": price_of_break_even(theirs, mine),
         "intervals": {
-            "break_even_usd_per_hour": break_even_interval(*answers),
-            "other_break_even_usd_per_hour": break_even_interval(*answers[::-1]),
+            "break_even_usd_per_hour": break_even_interval(answers[0], drawn[0], drawn_apart(answers[1])),
+            "other_break_even_usd_per_hour": break_even_interval(answers[1], drawn[1], drawn_apart(answers[0])),
         },
     }

@@ -22,7 +22,7 @@ from sim.training.schedules import CHUNKS
 VIRTUAL = (*range(2, 11), 12, 13, 16, 20)  # virtual stages of interleaving
 # Shares of the cluster that a plan may use, where the batch does not have to divide exactly.
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)
-FEW_TOKENS = 65_536  # of a micro-batch on more chips than these
+MOST_TOKENS = 65_536  # of a micro-batch on more chips than these
 FEW_CHIPS = 256  # up to here every micro-batch that divides the batch is tried
 FIXED = (
     "sp",
@@ -157,7 +157,7 @@ def _micro_batches(chips: int, seq: int, batch: int, tolerance: float) -> list[i
     whatever divides the batch."""
     if chips <= FEW_CHIPS and not tolerance:
         return divisors(batch)
-    most = min(batch, max(16, FEW_TOKENS // seq))
+    most = min(batch, max(16, MOST_TOKENS // seq))
     return [2**k for k in range(most.bit_length())]
 
 

@@ -251,9 +251,9 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
     }
 
 
-def figures_with_intervals(simulated: Outlook, samples: int = DRAWS) -> dict[str, Any]:
-    """The answer's figures, and `intervals`: the quantiles of those that are uncertain, as `monte_carlo` has them."""
-    outcomes = draws(simulated.scenario, samples, simulated)
+def figures_with_intervals(simulated: Outlook, outcomes: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """The answer's figures, and `intervals`: the quantiles of those that are uncertain over its `draws`, as
+    `monte_carlo` has them."""
     return {**figures(simulated), "intervals": {k: interval([r[k] for r in outcomes]) for k in outcomes[0]}}
 
 
