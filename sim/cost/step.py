@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from sim.cost import collectives
 from sim.cost.chunks import Chunk, chunks_by_rank
 from sim.cost.kernels import Kernels
-from sim.cost.layer import LayerCost, LayerEstimator
+from sim.cost.layer import LayerEstimator
+from sim.cost.layer_cost import LayerCost
 from sim.cost.operators import WIDTH
 from sim.cost.optimizer import optimizer_ops
 from sim.cost.parameters import rank_params

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sim.cost.chunks import chunks_by_rank
-from sim.cost.layer import LayerCost, LayerEstimator
+from sim.cost.layer import LayerEstimator
+from sim.cost.layer_cost import LayerCost
 from sim.cost.operators import Op
 from sim.scenario.training import Scenario
 from sim.training.evaluate import Point

@@ -27,7 +27,8 @@ from sim.spec.plan import Plan
 from sim.validation.fit import UNMOVED, cross_validate
 from sim.validation.rows import MeasuredRow, read_rows
 
-KINDS = ("ascend", "more than 4,096 chips", "long context", "experts, few tokens", "moe", "fp8", "dense")
+ALONE = "experts, few tokens"  # they wait for their hosts, which no other kind tells of, nor they of others
+KINDS = ("ascend", "more than 4,096 chips", "long context", ALONE, "moe", "fp8", "dense")
 FEW = 10  # rows under which a kind's own errors say too little
 MOST = 12  # rows that one stack speaks with in an interval
 LONG, MANY = 32_768, 4_096
@@ -54,7 +55,7 @@ def kind_of(chip: Chip, model: ModelSpec, plan: Plan, seq: int, precision: str) 
     if seq >= LONG:
         return KINDS[2]
     if model.experts:
-        return KINDS[3] if plan.micro_batch * seq / (plan.tp * plan.cp) <= FEW_TOKENS else KINDS[4]
+        return ALONE if plan.micro_batch * seq / (plan.tp * plan.cp) <= FEW_TOKENS else KINDS[4]
     return KINDS[5] if precision == "fp8" else KINDS[6]
 
 
@@ -117,10 +118,9 @@ def spoken(rows: Iterable[LeftOut]) -> list[float]:
 
 
 def of_kind(rows: Sequence[LeftOut], kind: str) -> list[float]:
-    """The factors of a kind, or of all where it has fewer than `FEW` rows, but for experts with few tokens: they wait
-    for their hosts, which no other kind tells of."""
+    """The factors of a kind, or of all but `ALONE` where it has fewer than `FEW` rows."""
     own = [row for row in rows if row.kind == kind]
-    return spoken(own if len(own) >= FEW else [row for row in rows if row.kind != KINDS[3]])
+    return spoken(own if len(own) >= FEW else [row for row in rows if row.kind != ALONE])
 
 
 def coverage(rows: Sequence[LeftOut]) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def left_out_factors(kind: str) -> tuple[float, ...]:
     table = read_mapping(datafiles.data("left_out.yaml"))
     own = [float(v) for v in table.get(kind) or ()]
     if len(own) < FEW:
-        own = [float(v) for name, some in table.items() if name != KINDS[3] for v in some or ()]
+        own = [float(v) for name, some in table.items() if name != ALONE for v in some or ()]
     return tuple(own)
 
 
