@@ -82,7 +82,7 @@ BASE = {
     "minglm exercise hint": (["plan_planner.signed"], []),
     "minglm workshop preflight": ([], []),
     "minglm workshop build": ([], ["--check"]),
-    "minglm workshop collect": (["folder"], []),
+    "minglm workshop collect": (["folder"], ["--every", "0"]),  # one page, where one is asked for
     "minglm workshop checkpoints": ([], ["--verify"]),
     "minglm workshop timing": ([], ["--only", "00_start_here"]),
     "minglm workshop contents": ([], []),
