@@ -116,6 +116,8 @@ def _collect(args: argparse.Namespace) -> int:
     from minglm.course.workshop import checking, results, results_page
 
     where, keys = Path(args.folder) if args.folder else None, list(checking.all_exercises())
+    if args.page and args.json:
+        raise InputError("--page writes a page and --json prints; keep one")
     if args.page:
         print(f"open {args.page} in a browser" + ("; it loads itself again, Ctrl-C ends it" if args.every else ""))
         with contextlib.suppress(KeyboardInterrupt):

@@ -209,3 +209,9 @@ def test_the_teachers_page_is_written_until_it_is_stopped(tmp_path, monkeypatch)
     monkeypatch.setattr(results_page.time, "sleep", rest)
     assert main.main(["workshop", "collect", str(tmp_path), "--page", str(tmp_path / "p.html"), "--every", "2"]) == 0
     assert written == [2.0] * 3
+
+
+def test_a_page_and_json_are_two_answers(tmp_path, capsys):
+    page = tmp_path / "class.html"
+    assert main.main(["workshop", "collect", "--page", str(page), "--every", "0", "--json"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not page.exists()
