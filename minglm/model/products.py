@@ -28,7 +28,9 @@ _SIDE, _REPETITIONS = 256, 7  # of the product that is measured
 
 
 def _onednn(a: Tensor, b: Tensor) -> Tensor:
-    """a (m, k) @ b (k, n) by oneDNN; it reads transposed views as they lie."""
+    """a (m, k) @ b (k, n) by oneDNN; it reads transposed views as they lie, but for a part of a wider b (the latent in
+    the output of a joint projection) it has no kernel that is worth the name: that is copied first."""
+    b = b if b.is_contiguous() or b.T.is_contiguous() else b.contiguous()
     return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")  # noqa: SLF001  (torch's own way to it)
 
 
@@ -57,6 +59,7 @@ def _by_onednn(a: Tensor, b: Tensor, rows: int) -> bool:
         and a.dtype == b.dtype == torch.float32
         and a.device.type == b.device.type == "cpu"
         and not torch.compiler.is_compiling()
+        and not torch._C._len_torch_dispatch_stack()  # noqa: SLF001  (who counts products knows them by torch's names)
         and fast()
         and onednn_is_faster()
     )

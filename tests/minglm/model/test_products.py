@@ -1,5 +1,7 @@
 """Products of many rows: the same through either of torch's libraries, whatever the shape or the layout."""
 
+import time
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -94,3 +96,19 @@ def test_a_layer_is_torchs_own_with_other_products():
     theirs = torch.nn.Linear(48, 80, bias=False)
     assert torch.equal(ours.weight, theirs.weight)
     assert list(ours.state_dict()) == ["weight"]
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this torch has no oneDNN")
+def test_a_part_of_a_wider_matrix_is_multiplied_as_fast_as_a_copy_of_it():
+    """The latent's 64 of 80 columns: oneDNN reads them as they lie a thousand times slower, and training with them."""
+    wide, a = torch.randn(2112, 80), torch.randn(2112, 256).T
+    part, copy, seconds = wide[:, :64], wide[:, :64].contiguous(), {}
+    for name, b in (("copy", copy), ("part", part)):
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            out = products._onednn(a, b)
+            times.append(time.perf_counter() - start)
+        seconds[name] = min(times)
+        assert torch.allclose(out, a @ copy, rtol=1e-4, atol=1e-3)
+    assert seconds["part"] < 30 * seconds["copy"]
