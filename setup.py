@@ -15,7 +15,7 @@ setup(
         "sim": ["py.typed"],
         "sim.report": ["static/*"],
         "sim.dashboard": ["static/*"],
-        "minglm._data": [f"**/*.{kind}" for kind in ("yaml", "json", "csv", "md", "gz")]
+        "minglm._data": [f"**/*.{kind}" for kind in ("yaml", "json", "csv", "md", "gz", "txt")]
         + ["**/NOTICE", "**/LICENSE*", "**/SHA256SUMS"],
         "minglm._notebooks": [f"**/*.{kind}" for kind in ("ipynb", "json", "md")],
     },
