@@ -143,16 +143,18 @@ def predicted(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def answered(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     """What `clustersim normal` says of each row's step: predicted seconds, and between which it expects them to lie."""
+    from sim.base.distributions import DRAWS
+    from sim.base.documents import read_mapping
     from sim.planner.normal import normal
     from sim.scenario.training import resolve
     from sim.validation.rows import read_rows
 
-    document, found = yaml.safe_load(path.read_text(encoding="utf-8")), {}
-    for row, said in zip(read_rows([path]), document["rows"], strict=True):
+    rows, document, found = read_rows([path]), read_mapping(path), {}
+    for row, said in zip(rows, document["rows"], strict=True):
         asked = {**document.get("defaults", {}), **said, "tokens": "1T"}
         asked["cluster"] = asked.get("cluster") or {"like": f"dgx_{asked.pop('chip')}"}
         scenario = resolve({k: v for k, v in asked.items() if k not in ("id", "measured", "chip")}, "gallery")
-        answer = normal(scenario, "step_s", seconds_of(row))
+        answer = normal(scenario, "step_s", seconds_of(row), entry.get("samples", DRAWS))
         found[row.id] = {"measured": answer["measured"], "predicted": answer["predicted"]}
         found[row.id] |= dict(zip(("low", "high"), answer["interval"], strict=True))
     return found
