@@ -74,10 +74,15 @@ def test_a_noisy_demonstration_goes_on_from_its_wrong_total():
 
 
 @pytest.mark.slow
-def test_the_profile_has_what_the_simulator_reads(tmp_path):
+def test_the_profile_has_what_the_simulator_reads(tmp_path, monkeypatch):
     pytest.importorskip("torch")
-    from minglm.rl.profile import main
+    from minglm.rl import profile
     from minglm.rl.warm_start import WarmStart, warm_start
+
+    # Every table, by few repetitions and small updates: what the medians are is not asked here.
+    monkeypatch.setattr(profile, "REPEATS", 3)
+    monkeypatch.setattr(profile, "BATCHES", (1, 4))
+    monkeypatch.setattr(profile, "UPDATES", ((4, 8, None), (8, 16, None), (4, 40, None), (8, 5, 60), (4, 5, 120)))
 
     small = dict(
         hidden_size=32, num_hidden_layers=2, n_routed_experts=4, moe_intermediate_size=16, max_position_embeddings=256
@@ -85,7 +90,7 @@ def test_the_profile_has_what_the_simulator_reads(tmp_path):
     warm = warm_start(
         WarmStart(task="sum", tail=0.5, steps=1, batch_size=1, seq_len=64, longest=40, model=small), tmp_path / "warm"
     )
-    assert main(["--init-from", str(warm), "--out", str(tmp_path / "p" / "profile.json")]) == 0
+    assert profile.main(["--init-from", str(warm), "--out", str(tmp_path / "p" / "profile.json")]) == 0
     found = json.loads((tmp_path / "p" / "profile.json").read_text())
     batches, seconds = zip(*found["decode_step_s"], strict=False)
     assert list(batches) == sorted(batches) and min(seconds) > 0
