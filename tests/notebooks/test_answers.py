@@ -38,7 +38,7 @@ def test_every_notebook_with_questions_has_answers():
         path.relative_to(datafiles.notebooks()).with_suffix("").as_posix()
         for room in ("learn", "scale", "plan")
         for path in datafiles.notebooks(room).glob("*.ipynb")
-        if "## Try it" in path.read_text(encoding="utf-8")
+        if re.search(r"## (Try it|Exercises)", path.read_text(encoding="utf-8"))
     }
     assert len(asked) >= 30 and set(SECTIONS) == asked
 

@@ -383,8 +383,8 @@ def report(log: Log, accounts: bool) -> str:
     lines = [
         "# Three learners on a JupyterHub",
         "",
-        f"`make hub-check{' ARGS=--accounts' if accounts else ''}` on {machine.cpu_name()}, {os.cpu_count()} cores: "
-        f"JupyterHub {version:g}, configurable-http-proxy,",
+        f"`make hub-check{' ARGS=--accounts' if accounts else ''}` on {time.strftime('%Y-%m-%d', time.gmtime())}, "
+        f"{machine.cpu_name()}, {os.cpu_count()} cores: JupyterHub {version:g}, configurable-http-proxy,",
         ("three accounts of the system" if accounts else "three learners under one account")
         + ", one installation, each learner with a copy of the course, notebooks in",
         f"{'smoke mode' if _smoke() == '1' else 'full length'}, all three learners at the same time, every request "

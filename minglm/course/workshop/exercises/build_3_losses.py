@@ -108,6 +108,9 @@ check("build_3.k3", k3)
 # | `"dr_grpo"` | sum over all counted tokens, divided by N · `length`, a constant |
 #
 # In GRPO a token of a long answer counts less than one of a short answer; in DAPO and Dr. GRPO all count alike.
+#
+# Of GLM-5 this much is known: slime, its makers' framework, takes the first way unless told otherwise (its documentation,
+# `docs/en/get_started/usage.md`), and its script for GLM-5 does not tell otherwise (`scripts/run-glm5-744B-A40B.sh`).
 # %%
 def average(losses, mask, how, length):
     """losses (N, T), mask (N, T) bool, a True in each row, length int -> scalar"""
