@@ -47,12 +47,36 @@ def test_paths_in_backticks_exist(page):
     assert not missing, missing
 
 
+def _lost(page):
+    """Links of a page to files that are not there, and to headings that no page has."""
+    lost = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        if not file.exists():
+            lost.append(target)
+        elif anchor and file.suffix == ".md":
+            text = re.sub(r"```.*?```", "", file.read_text(encoding="utf-8"), flags=re.S)
+            titles = (re.sub(r"[`*]|\]\([^)]*\)", "", t) for t in re.findall(r"^#{1,6} (.+)$", text, flags=re.M))
+            # the code host's rule for anchors
+            if anchor not in {re.sub(r"[^\w\- ]", "", t.strip().lower()).replace(" ", "-") for t in titles}:
+                lost.append(target)
+    return lost
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page):
-    text = page.read_text(encoding="utf-8")
-    targets = [t.split("#")[0] for t in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:", t)]
-    missing = [t for t in targets if t and not (page.parent / t).exists()]
-    assert not missing, missing
+    assert _lost(page) == []
+
+
+def test_a_lost_file_and_a_lost_heading_are_seen(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "## What `x` is\n[a](#what-x-is) [b](#gone) [c](none.md) [d](page.md#also-gone)\n", encoding="utf-8"
+    )
+    assert _lost(page) == ["#gone", "none.md", "page.md#also-gone"]
 
 
 def test_every_law_has_its_test():

@@ -3,12 +3,14 @@
 A figure is a number with a decimal point, a thousands comma or a unit. It counts as computed where the number stands in
 a code cell, and as cited where its paragraph names a source. All others are listed below with an independent
 computation, or as numbers that a question merely supposes. The opening cell and the exercises at the end are left out.
+The words under a picture are held to the same: a figure written into them stands among the numbers of the code.
 """
 
+import ast
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from minglm.course.workshop import generator  # noqa: E402
 from minglm.evals import statistics  # noqa: E402
 from minglm.rl.config import load as load_rl  # noqa: E402
 from minglm.rl.config import read as read_rl  # noqa: E402
+from minglm.rl.objectives import Clip  # noqa: E402
 from minglm.tools.induction import EMBEDDING_STD  # noqa: E402
 from minglm.training.optim import NS_FAST  # noqa: E402
 from minglm.training.recipe import Recipe  # noqa: E402
@@ -47,6 +50,15 @@ def _iterated(start: float) -> float:
 STRENGTHS = [_iterated(0.01 + 0.99 * i / 20_000) for i in range(20_001)]
 SCENARIO = load_scenario("glm5_100k_910b")
 SUPPOSED = None  # a number that a question makes up
+# Figures in the words under a picture that no number of the code holds.
+IN_CAPTIONS: dict[tuple[str, str], Callable[[], float] | None] = {
+    ("14_staleness", "0.5"): lambda: 1 / Clip().beta,
+    ("14_staleness", "0.8"): lambda: 1 - Clip().mask_low,
+    ("14_staleness", "1.28"): lambda: 1 + Clip().mask_high,
+    ("04_a_hundred_thousand_chips", "100,000"): lambda: SCENARIO.cluster.num_chips,
+    ("04_a_hundred_thousand_chips", "30,000"): SUPPOSED,  # read off the picture, and said as "some"
+    ("08_your_laptop_as_a_cluster_of_one", "4,096"): lambda: 2**12,
+}
 COMPUTED: dict[tuple[str, str], Callable[[], float] | None] = {
     ("00_start_here", "100,000"): lambda: SCENARIO.cluster.num_chips,
     ("07_muon", "0.68"): lambda: min(STRENGTHS),
@@ -76,6 +88,7 @@ COMPUTED: dict[tuple[str, str], Callable[[], float] | None] = {
     ("compare_two_clusters", "90%"): lambda: 0.95 - 0.05,  # p5 to p95 of the samples
     ("write_the_report", "90%"): lambda: 0.95 - 0.05,
     ("write_the_report", "4,096"): lambda: SCENARIO.workload.seq,
+    ("reading_a_launch_article", "744 billion"): lambda: GLM5.num_params(),
     ("reading_a_launch_article", "506 times"): lambda: 1000 * statistics.win_probability(4),
     ("reading_a_launch_article", "59,000 times"): lambda: statistics.votes_to_separate(4, power=0.8),
     ("reading_a_launch_article", "3.1"): lambda: 80.9 - 77.8,
@@ -139,6 +152,32 @@ def unsupported(book: dict, run: dict | None = None) -> list[str]:
     return out
 
 
+def _said(code: str) -> Iterator[str]:
+    """The words given to `show` beside a picture, what is computed in them left out."""
+    for call in (n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Call)):
+        if isinstance(call.func, ast.Name) and call.func.id in ("show", "show_svg"):
+            for words in (*call.args[1:], *(k.value for k in call.keywords)):
+                specs = {id(c) for n in ast.walk(words) if isinstance(n, ast.FormattedValue) and n.format_spec
+                         for c in ast.walk(n.format_spec)}  # fmt: skip
+                texts = [n for n in ast.walk(words) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+                yield "\n".join(str(n.value) for n in texts if id(n) not in specs)
+
+
+def written_into_captions(book: dict) -> list[str]:
+    """Figures in the words under pictures that are no number of the code: two digits, a decimal point, or a unit."""
+    codes = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"]
+    constants = [n.value for code in codes for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Constant)]
+    have, out = [float(v) for v in constants if isinstance(v, (int, float))], []
+    for text in (words for code in codes for words in _said(code)):
+        for m in FIGURE.finditer(text.replace("95% interval", "")):
+            value = float((m[1] + (m[2] or "")).replace(",", ""))
+            if not (value >= 10 or m[2] or m[3]):
+                continue
+            if not any(math.isclose(value * s, h, rel_tol=1e-9) for s in (1, 0.01, 1e3, 1e6, 1e9) for h in have):
+                out.append(m[1] + (m[2] or ""))
+    return out
+
+
 def _as_wanted(figure: str, value: float) -> bool:
     """Whether `value`, rounded to the digits that `figure` shows, is `figure`."""
     number, unit = re.findall(r"([\d,.]+)\s?(.*)", figure)[0]
@@ -156,15 +195,34 @@ def test_figures_are_computed_cited_or_listed(path):
     assert not unknown, f"compute them in a cell, cite a source beside them, or compute them in this test: {unknown}"
 
 
-@pytest.mark.parametrize("key", [k for k, how in COMPUTED.items() if how is not SUPPOSED], ids=" ".join)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_figures_under_pictures_are_computed_or_listed(path):
+    found = written_into_captions(json.loads(generator.runnable(path).read_text(encoding="utf-8")))
+    unknown = [f for f in found if (path.stem, f) not in IN_CAPTIONS]
+    assert not unknown, f"compute them in the cell that shows the picture: {unknown}"
+
+
+LISTED = COMPUTED | IN_CAPTIONS
+
+
+@pytest.mark.parametrize("key", [k for k, how in LISTED.items() if how is not SUPPOSED], ids=" ".join)
 def test_a_listed_figure_is_what_the_code_gives(key):
-    compute = COMPUTED[key]
+    compute = LISTED[key]
     assert compute is not None
     value = compute()
     assert _as_wanted(key[1], value), f"{key}: the code gives {value}"
 
 
+def test_a_figure_written_into_a_caption_is_seen():
+    code = "n = 4096\nshow(fig, f'A bar of {n:.14f}; 73 ms, 4,096 chips, 3 layers, 1.5, ' + 'and 12 percent.')"
+    book = {"cells": [{"cell_type": "code", "source": [code]}]}
+    assert sorted(written_into_captions(book)) == ["1.5", "12", "73"]
+
+
 def test_nothing_is_listed_that_no_text_says():
+    for stem, figure in IN_CAPTIONS:
+        path = next(p for p in NOTEBOOKS if p.stem == stem)
+        assert figure in written_into_captions(json.loads(path.read_text(encoding="utf-8"))), (stem, figure)
     prose = {
         p.stem: "\n".join(
             "".join(c["source"])
