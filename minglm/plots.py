@@ -54,6 +54,9 @@ def figure(title: str, x: str, y: str, *, log_x: bool = False, log_y: bool = Fal
     return fig
 
 
+ACROSS = 60  # characters of labels that a horizontal axis has room for, in the column of a notebook's page
+
+
 def _log_ticks(low: float, high: float) -> list[float]:
     """Values 1, 2, 5, 10 … over up to three decades, powers of ten over more; from below `low` to above `high`."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
@@ -82,6 +85,8 @@ def label_log_axes(fig) -> None:
                 values = [10.0**v for v in axis.range]
             if values and max(values) > min(values):
                 ticks = _log_ticks(min(values), max(values))
+                if letter == "x" and sum(len(_tick_text(v)) + 2 for v in ticks) > ACROSS:
+                    ticks = [v for v in ticks if math.log10(v) % 1 < 1e-9]  # else Plotly turns the labels
                 axis.update(tickvals=ticks, ticktext=[_tick_text(v) for v in ticks])
 
 

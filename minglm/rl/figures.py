@@ -54,7 +54,7 @@ def staleness(run_dir: str | Path, title: str):
                 fig,
                 [r["step"] for r in rows],
                 [r[f"staleness_hist_{i}"] for r in rows],
-                f"{i} versions old" + (" or more" if i == STALENESS_BINS - 1 else ""),
+                f"{i} version{'' if i == 1 else 's'} old" + (" or more" if i == STALENESS_BINS - 1 else ""),
                 i,
                 markers=True,
             )
@@ -67,4 +67,5 @@ def progress(run_dirs: dict[str, str | Path], title: str):
     for i, (name, folder) in enumerate(run_dirs.items()):
         rows = metrics.read(Path(folder) / "evals.csv")
         plots.line(fig, [r["step"] for r in rows], [r["pass_at_1"] for r in rows], name, i, markers=True)
+    fig.update_yaxes(rangemode="nonnegative")
     return fig

@@ -80,8 +80,9 @@ def figure(result: StepResult, title: str | None = None, height: int | None = No
             font=dict(size=15),
         ),
         margin=dict(l=70, r=20, t=60, b=60),
+        uniformtext=dict(minsize=8, mode="hide"),  # numbers that no bar has room for would shrink to dots
     )
-    fig.update_yaxes(title="pipeline rank", autorange="reversed", dtick=1)
+    fig.update_yaxes(title="pipeline rank", autorange="reversed", dtick=1, ticks="outside", tickcolor="white")
     fig.update_xaxes(title="time (s)", rangemode="tozero")
     return fig
 

@@ -190,6 +190,11 @@ def test_a_logarithmic_axis_names_its_ticks_in_full():
     shown = dict(zip(fig.layout.xaxis.tickvals, fig.layout.xaxis.ticktext, strict=True))
     assert shown[20] == "20" and shown[500] == "500" and min(shown) <= 16 and max(shown) >= 300
     assert "10<sup>8</sup>" in fig.layout.yaxis.ticktext and len(fig.layout.yaxis.ticktext) <= 9
+    wide = line(figure("", "x", "y", log_x=True, log_y=True), [1e4, 1e6], [1e4, 1e6], "a")
+    label_log_axes(
+        wide
+    )  # labels that do not fit side by side: powers of ten alone, as many as before on the other axis
+    assert wide.layout.xaxis.ticktext == ("10,000", "100,000", "1,000,000") and "20,000" in wide.layout.yaxis.ticktext
     own = line(figure("", "x", "y", log_x=True), [2, 64], [1, 2], "a").update_xaxes(tickvals=[2, 64])
     label_log_axes(own)
     assert tuple(own.layout.xaxis.tickvals) == (2, 64) and own.layout.yaxis.tickvals is None

@@ -27,9 +27,16 @@ def compared(parts: Mapping[str, Callable], control: tuple[str, Callable]) -> tu
     fig = plots.figure("Each part alone inside minglm", "", "largest difference of a logit", log_y=True)
     plots.bars(fig, list(shown), [max(v, 1e-9) for v in shown.values()])
     # the place of a label on a logarithmic axis is given as the exponent
-    fig.add_hline(y=CLOSE, line_dash="dot", annotation_text="1e-5", annotation_y=math.log10(CLOSE))
+    fig.add_hline(
+        y=CLOSE,
+        line_dash="dot",
+        annotation_text="1e-5",
+        annotation_y=math.log10(CLOSE),
+        annotation_position="top left",
+        annotation_bgcolor="white",
+    )
     missing = [name for name in parts if name not in written]
-    words = ", ".join(f"{name} {value:.0e}" for name, value in shown.items())
+    words = ", ".join(f"{name} {value:.1g}" for name, value in shown.items())
     still = f" Still to be written: {', '.join(missing)}." if missing else ""
     return fig, f"Bar chart, vertical axis logarithmic. Largest difference of a logit: {words or 'nothing yet'}.{still}"
 
