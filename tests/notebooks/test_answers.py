@@ -11,6 +11,14 @@ from minglm import datafiles  # noqa: E402
 from minglm.config import ModelConfig  # noqa: E402
 from minglm.course.lessons.speculative import weight_bytes_read  # noqa: E402
 from minglm.evals import statistics  # noqa: E402
+from sim.cost import collectives, memory  # noqa: E402
+from sim.report import lessons  # noqa: E402
+from sim.scenario.training import load_scenario  # noqa: E402
+from sim.spec.hardware import load_cluster  # noqa: E402
+from sim.spec.model_loader import load_model  # noqa: E402
+from sim.spec.plan import Plan, Workload  # noqa: E402
+from sim.training.checkpoints import Checkpoint, expected_goodput  # noqa: E402
+from sim.training.failures import FailureModel, Recovery  # noqa: E402
 
 TEXT = datafiles.notebooks("workshop", "answers.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", TEXT, flags=re.M | re.S))
@@ -57,6 +65,28 @@ def _speed_up(drafts: int, batch: int = 64, right: float = 0.8) -> float:
     return (1 - right ** (drafts + 1)) / (1 - right) * seconds(batch) / seconds(batch * (drafts + 1))
 
 
+def _milliseconds(kind: str, size: float, chips: int, cluster: str = "atlas_800t_a2", stride: int = 1) -> float:
+    return 1e3 * collectives.time(kind, size, lessons.group(load_cluster(cluster), chips, stride))
+
+
+def _gib(model=None, **plan) -> float:
+    """Memory of the fullest of 4,096 chips; `seq` and `global_batch` are the workload's."""
+    s = load_scenario("glm5_100k_910b")
+    work = Workload(global_batch=plan.pop("global_batch", 4096), seq=plan.pop("seq", 4096))
+    return memory.peak(model or s.model, Plan(**plan), work, s.precision, s.stack).total_bytes / 2**30
+
+
+def _best_goodput(write: float) -> float:
+    """Percent of the time that 99,840 chips keep when a save of GLM-5's state stops them, at the best interval of the
+    picture."""
+    saved, restart, failures = Checkpoint("sync", 10.55e12, write, write, 25e9), Recovery(), FailureModel.named("mid")
+    lost = restart.detect_s + restart.restart_s + saved.load_s(99_840)
+    mtbf = failures.mtbf_s(99_840)
+    tried = [60 * 2 ** (i / 2 - 2) for i in range(23)]
+    return 100 * max(expected_goodput(m, saved.stall_s(99_840), lost, mtbf) for m in tried)
+
+
+LLAMA, LONG = load_model("llama3_405b"), {"tp": 8, "pp": 16, "ep": 32, "zero": 1, "global_batch": 128, "seq": 131_072}
 FIGURES = {
     ("learn/00_start_here", "178,996"): lambda: ModelConfig.named(
         "nano", n_routed_experts=2, num_experts_per_tok=2
@@ -87,6 +117,21 @@ FIGURES = {
     ("learn/12_rl_from_verifiable_rewards", "99%"): lambda: 100 * (1 - 2 * 0.5**8),
     ("learn/17_quantization", "4.125"): lambda: 4 + 16 / 128,
     ("learn/17_quantization", "4.5"): lambda: 4 + 16 / 32,
+    ("scale/01_the_network", "0.77"): lambda: _milliseconds("all_reduce", 16 * 2**20, 2),
+    ("scale/01_the_network", "0.27"): lambda: _milliseconds("all_reduce", 16 * 2**20, 8),
+    ("scale/01_the_network", "107.7"): lambda: _milliseconds("all_reduce", 2**30, 780, stride=8),
+    ("scale/01_the_network", "0.87"): lambda: _milliseconds("all_reduce", 64 * 2**20, 8),
+    ("scale/02_plans_and_memory", "61.3"): lambda: _gib(tp=8, pp=1, dp=512, ep=256, zero=1),
+    ("scale/02_plans_and_memory", "226"): lambda: _gib(dp=32, **LONG),
+    ("scale/02_plans_and_memory", "54.4"): lambda: _gib(dp=2, cp=16, **LONG),
+    ("scale/02_plans_and_memory", "28.9"): lambda: _gib(dp=32, recompute="full", **LONG),
+    ("scale/02_plans_and_memory", "7,058"): lambda: _gib(LLAMA, dp=4096),
+    ("scale/02_plans_and_memory", "884"): lambda: _gib(LLAMA, tp=8, dp=512),
+    ("scale/02_plans_and_memory", "84.7"): lambda: _gib(LLAMA, tp=8, pp=16, dp=32),
+    ("scale/02_plans_and_memory", "50.2"): lambda: _gib(LLAMA, tp=8, pp=16, dp=32, zero=1),
+    ("scale/05_failures", "58%"): lambda: _best_goodput(200e9),
+    ("scale/05_failures", "68%"): lambda: _best_goodput(1e12),
+    ("scale/05_failures", "71%"): lambda: _best_goodput(2e12),
     ("scale/03_pipelines", "29"): lambda: next(m for m in range(1, 99) if (8 - 1) / (m + 8 - 1) < 0.2 - 1e-12),
 }
 P = (0.50, 0.30, 0.15, 0.05)
