@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from minglm import atomic
+from minglm.course import effects
 from sim.base.documents import parse_text
 from sim.base.fields import Section
 from sim.rollout.fields import CASE
@@ -215,6 +216,7 @@ PAGES = {
     "docs/keys.md": ("keys", key_tables),
     "docs/what_we_read.md": ("gallery", gallery),
     "docs/mutation_score.md": ("score", mutation_score),
+    "docs/effects.md": ("effects", effects.page),
     "data/rollouts/README.md": ("keys", CASE.markdown),
     "data/README.md": ("files", data_table),
 }

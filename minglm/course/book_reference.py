@@ -14,6 +14,7 @@ PACKAGES = ("minglm", "sim")
 DOCS = (
     "architecture",
     "glossary",
+    "effects",
     "keys",
     "design_decisions",
     "platforms",

@@ -5,7 +5,7 @@
     python -m minglm.rl.measure accuracy   the same modes on the recipe `sum`, which learns: final held-out pass@1
     python -m minglm.rl.measure lift       held-out pass@1 before and after the recipe `sum`, and the seconds it took
     python -m minglm.rl.measure staleness  naive against corrected use of stale data over η (max_staleness), inline, so
-                                           that every batch is exactly η versions old
+                                           that every batch is exactly η versions old; each at swept learning rates
     python -m minglm.rl.measure control    what the recipe `sum` adds beside ways that train nothing: colder samples, a
                                            vote, greedy answers; on problems of two kinds, and on longer ones
     python -m minglm.rl.measure hop        the same for the recipe `hop`, from chat models of the tiny world (--starts),
@@ -19,6 +19,7 @@ again.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import sys
 from collections.abc import Callable
@@ -45,6 +46,7 @@ Show: TypeAlias = Callable[[str], None]
 
 SPEED_MODES: dict[str, dict[str, Any]] = {"sync": {}, "april": {"over_sampling": 16}, "async": {"max_staleness": 2.0}}
 STALENESS_BOUNDS = (0, 2, 8)
+STALENESS_RATES = (0.000125, 0.00025, 0.0005, 0.001)  # the recipe's own is the third
 _SHARES = ("right", "declined", "answered")
 USES = {"naive": "naive", "corrected": "decoupled_ppo"}
 
@@ -138,30 +140,29 @@ def lift(bench: Bench) -> list[Row]:
 
 
 def staleness(bench: Bench) -> list[Row]:
-    """Naive against corrected use of data of every staleness."""
+    """Naive against corrected use of data of every staleness, at each of `STALENESS_RATES`."""
     bench = replace(bench, updates=bench.updates or 40)
     rows: list[Row] = []
-    for seed in bench.seeds:
-        for max_staleness in STALENESS_BOUNDS:
-            for use, objective in USES.items():
-                if max_staleness == 0 and use == "corrected":  # fresh data: the same update, bit for bit
-                    continue
-                s = bench.run(
-                    "sum",
-                    f"stale_{use}_{max_staleness}_{seed}",
-                    engine="inline",
-                    mode="async",
-                    max_staleness=float(max_staleness),
-                    objective=objective,
-                    seed=seed,
-                    prompts_per_batch=16,
-                    eval_every=0,
-                    eval_problems=400,
-                    lr=0.001,
-                )
-                keys = ("updates", "pass_at_1_before", "pass_at_1", "reward")
-                row: Row = {"use": use, "objective": objective, "max_staleness": max_staleness, "seed": seed}
-                rows.append(row | {key: s[key] for key in keys})
+    for seed, max_staleness, lr in itertools.product(bench.seeds, STALENESS_BOUNDS, STALENESS_RATES):
+        for use, objective in USES.items():
+            if max_staleness == 0 and use == "corrected":  # fresh data: the same update, bit for bit
+                continue
+            s = bench.run(
+                "sum",
+                f"stale_{use}_{max_staleness}_{lr:g}_{seed}",
+                engine="inline",
+                mode="async",
+                max_staleness=float(max_staleness),
+                objective=objective,
+                seed=seed,
+                prompts_per_batch=16,
+                eval_every=0,
+                eval_problems=400,
+                lr=lr,
+            )
+            keys = ("updates", "pass_at_1_before", "pass_at_1", "reward")
+            row: Row = {"use": use, "objective": objective, "max_staleness": max_staleness, "lr": lr, "seed": seed}
+            rows.append(row | {key: s[key] for key in keys})
     return rows
 
 
@@ -284,28 +285,49 @@ def _report_abstention(rows: list[Row]) -> list[str]:
     return lines
 
 
+def at_own_rate(rows: list[Row], use: str, max_staleness: int) -> dict[int, float]:
+    """{seed: pass@1} at a learning rate of the rule's own: the best one by the mean over the *other* seeds, so that no
+    run is picked for its own luck."""
+    own = [r for r in rows if (r["use"], r["max_staleness"]) == (use, max_staleness)]
+    seeds, rates = sorted({r["seed"] for r in own}), sorted({r["lr"] for r in own})
+
+    def mean(rate: float, left_out: int) -> float:
+        return statistics.fmean(
+            r["pass_at_1"] for r in own if r["lr"] == rate and (r["seed"] != left_out or len(seeds) < 2)
+        )
+
+    best = {seed: max(rates, key=partial(mean, left_out=seed)) for seed in seeds}
+    return {r["seed"]: r["pass_at_1"] for r in own if r["lr"] == best[r["seed"]]}
+
+
 def _report_staleness(rows: list[Row]) -> list[str]:
     lines = []
-    for bound in sorted({r["max_staleness"] for r in rows}):
-        passed = {
-            use: {r["seed"]: 100 * r["pass_at_1"] for r in rows if r["max_staleness"] == bound and r["use"] == use}
-            for use in USES
-        }
-        naive, corrected = passed["naive"], passed["corrected"]
-        mean, half = interval(list(naive.values()))
-        if bound == 0:
-            lines.append(f"η=0: fresh data, both are the same update: {mean:.1f}% (±{half:.1f})")
-            continue
-        corrected_mean, corrected_half = interval(list(corrected.values()))
-        difference, spread = interval([corrected[seed] - naive[seed] for seed in naive if seed in corrected])
-        verdict = "no difference that these seeds can show"
-        if abs(difference) > spread:
-            verdict = "naive use hurts" if difference > 0 else "correction hurts"
-        lines.append(
-            f"η={bound}: naive {mean:.1f}% (±{half:.1f}), corrected {corrected_mean:.1f}% (±{corrected_half:.1f}), "
-            f"difference {difference:+.1f} (±{spread:.1f}): {verdict}"
-        )
+    for bound, rate in itertools.product(sorted({r["max_staleness"] for r in rows}), sorted({r["lr"] for r in rows})):
+        here = [r for r in rows if (r["max_staleness"], r["lr"]) == (bound, rate)]
+        passed = {use: {r["seed"]: r["pass_at_1"] for r in here if r["use"] == use} for use in USES}
+        lines.append(f"η={bound}, rate {rate:g}: {_compared(passed)}")
+    swept = len({r["lr"] for r in rows}) > 1
+    for bound in sorted({r["max_staleness"] for r in rows} - {0}) if swept else ():
+        own = {use: at_own_rate(rows, use, bound) for use in USES}
+        lines.append(f"η={bound}, each at a rate of its own: {_compared(own)}")
     return lines
+
+
+def _compared(passed: dict[str, dict[int, float]]) -> str:
+    """Naive and corrected use, and whether these seeds can tell them apart; pass@1 by seed."""
+    naive, corrected = ({seed: 100 * share for seed, share in passed[use].items()} for use in USES)
+    mean, half = interval(list(naive.values()))
+    if not corrected:
+        return f"fresh data, both are the same update: {mean:.1f}% (±{half:.1f})"
+    corrected_mean, corrected_half = interval(list(corrected.values()))
+    difference, spread = interval([corrected[seed] - naive[seed] for seed in naive if seed in corrected])
+    verdict = "no difference that these seeds can show"
+    if abs(difference) > spread:
+        verdict = "naive use hurts" if difference > 0 else "correction hurts"
+    return (
+        f"naive {mean:.1f}% (±{half:.1f}), corrected {corrected_mean:.1f}% (±{corrected_half:.1f}), "
+        f"difference {difference:+.1f} (±{spread:.1f}): {verdict}"
+    )
 
 
 def write(rows: list[Row], path: Path) -> None:

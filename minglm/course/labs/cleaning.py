@@ -22,6 +22,7 @@ from minglm.records import read_rows
 SEEDS, STEPS, ROWS, LENGTH = (0, 1, 2), 100, 8, 64
 RATE = 0.02
 CRAWL = 1500  # pages
+CONTROL = "control: as many gone by chance"
 COLUMNS = ("experiment", "text", "seed", "pages", "loss", "floor")
 Pages = list[text.Page]
 
@@ -40,7 +41,7 @@ def _copies(seed: int) -> dict[str, Pages]:
         "as crawled": crawl,
         "same texts once": text.exact(crawl),
         "near copies gone": clean,
-        "control: as many gone by chance": text.dropped_at_random(crawl, len(clean), seed),
+        CONTROL: text.dropped_at_random(crawl, len(clean), seed),
     }
 
 
@@ -50,7 +51,7 @@ def _junk(seed: int) -> dict[str, Pages]:
     return {
         "as crawled": crawl,
         "filtered": clean,
-        "control: as many gone by chance": text.dropped_at_random(crawl, len(clean), seed),
+        CONTROL: text.dropped_at_random(crawl, len(clean), seed),
         "bound: junk known and gone": [page for page in crawl if not page.damage],
     }
 
@@ -101,21 +102,27 @@ def _row(line: dict[str, str]) -> tuple[str, str, int, float]:
     return line["experiment"], line["text"], int(line["seed"]), float(line["loss"])
 
 
-def effects(experiment: str, path: Path | None = None) -> list[Effect]:
-    """The recorded effects of an experiment, in the order of its texts.
+def losses(experiment: str, path: Path | None = None) -> dict[str, dict[int, float]]:
+    """{text: {seed: loss}} of an experiment's recorded trainings, in nats a token.
 
     Raises:
         InputError: no such file or experiment.
     """
-    losses: dict[str, dict[int, float]] = {}
+    found: dict[str, dict[int, float]] = {}
     for name, title, seed, loss in read_rows(path or recorded(), _row, "minglm.course.labs.record"):
         if name == experiment:
-            losses.setdefault(title, {})[seed] = loss
-    if not losses:
+            found.setdefault(title, {})[seed] = loss
+    if not found:
         raise InputError(f"experiment {experiment!r}: not one of {', '.join(EXPERIMENTS)}")
-    first = losses[FIRST[experiment]]
+    return found
+
+
+def effects(experiment: str, path: Path | None = None) -> list[Effect]:
+    """The recorded effects of an experiment, in the order of its texts; refuses what `losses` refuses."""
+    found = losses(experiment, path)
+    first = found[FIRST[experiment]]
     out = []
-    for name, by_seed in losses.items():
+    for name, by_seed in found.items():
         seeds = sorted(by_seed)
         same = paired([by_seed[s] for s in seeds], [first[s] for s in seeds])
         out.append(Effect(name, statistics.mean(by_seed.values()), *same))

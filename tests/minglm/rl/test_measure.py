@@ -35,13 +35,26 @@ def test_speed_is_compared_seed_by_seed():
 def test_staleness_says_so_when_seeds_cannot_tell():
     def rows(naive, corrected):
         return [
-            {"use": use, "max_staleness": 8, "seed": s, "pass_at_1": v}
+            {"use": use, "max_staleness": 8, "lr": 0.001, "seed": s, "pass_at_1": v}
             for use, values in (("naive", naive), ("corrected", corrected))
             for s, v in enumerate(values)
         ]
 
     assert "no difference" in measure.report("staleness", rows((0.5, 0.6, 0.4), (0.55, 0.5, 0.52)))[0]
     assert "naive use hurts" in measure.report("staleness", rows((0.20, 0.21, 0.20), (0.60, 0.61, 0.60)))[0]
+
+
+def test_each_use_of_stale_data_is_also_told_at_a_rate_of_its_own():
+    """At the high rate naive use loses 40 points; at the low one, which is its better one, none."""
+    shares = {("naive", 0.001): 0.2, ("naive", 0.0005): 0.6, ("corrected", 0.001): 0.6, ("corrected", 0.0005): 0.5}
+    rows = [
+        {"use": use, "max_staleness": 8, "lr": lr, "seed": s, "pass_at_1": share + 0.01 * s}
+        for (use, lr), share in shares.items()
+        for s in (0, 1, 2)
+    ]
+    low, high, own = measure.report("staleness", rows)
+    assert "difference +40.0" in high and "difference -10.0" in low
+    assert own.startswith("η=8, each at a rate of its own") and "difference +0.0 (±0.0)" in own
 
 
 def test_rows_survive_the_file(tmp_path, monkeypatch):
