@@ -71,6 +71,8 @@ COMPUTED: dict[tuple[str, str], Callable[[], float] | None] = {
     ("10_evaluation", "1.96"): lambda: statistics.normal_quantile(0.95),
     ("10_evaluation", "59,000"): lambda: statistics.votes_to_separate(4, power=0.8),
     ("10_evaluation", "50.6"): lambda: 100 * statistics.win_probability(4),
+    ("10_evaluation", "4.30"): lambda: statistics.t_quantile(2),
+    ("10_evaluation", "1.24"): lambda: statistics.t_quantile(4) / 5**0.5,
     ("12_rl_from_verifiable_rewards", "30%"): lambda: read_rl("sum")["warm_start"]["label_noise"],
     ("12_rl_from_verifiable_rewards", "34%"): lambda: 0.7**3,
     ("12_rl_from_verifiable_rewards", "15,000"): lambda: (
