@@ -198,6 +198,7 @@ def _abstention() -> Iterator[Effect]:
         way: _by_seed(rows, "declined", way=way, questions="unknown_entity") for way in abstention_control.WAYS
     }
     both = {way: {s: (known[way][s] + strangers[way][s]) / 2 for s in known[way]} for way in (threshold, paid)}
+    both["always declining"] = dict.fromkeys(known[start], 0.5)  # none of the known, all of the strangers
     for claim, control, (shares, ours, theirs) in (
         ("taught to decline by a reward: strangers declined", "the same rows, no reward", (strangers, paid, unpaid)),
         ("taught to decline: known facts outside the replay stay right", "the start", (known, paid, start)),
@@ -205,6 +206,11 @@ def _abstention() -> Iterator[Effect]:
             "taught to decline: known right and strangers declined, mean",
             "the start, unsure answers withheld",
             (both, paid, threshold),
+        ),
+        (
+            "unsure answers withheld: known right and strangers declined, mean",
+            "always declining",
+            (both, threshold, "always declining"),
         ),
     ):
         found = _less(shares[ours], shares[theirs], 100)
