@@ -248,8 +248,7 @@ def page() -> str:
         "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {one.claim} | {one.control} | {one.figure} | **{one.verdict}** | `{one.command}` | "
-        f"[{one.notebook.partition('_')[0]}](../notebooks/learn/{one.notebook}.ipynb) |"
+        f"| {one.claim} | {one.control} | {one.figure} | **{one.verdict}** | `{one.command}` | `{one.notebook}` |"
         for one in effects()
     ]
     return "\n".join(lines) + "\n"
