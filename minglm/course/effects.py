@@ -176,7 +176,7 @@ def _reinforcement() -> Iterator[Effect]:
             "13_the_long_tail_and_april",
         )
     stale = measure.read("staleness")
-    swept = ", each at its own rate" if len({r["lr"] for r in stale}) > 1 else ""
+    swept = ", each at its own rate" if len({r["lr"] for r in stale}) > 1 else " at the same rate"
     for bound in measure.STALENESS_BOUNDS[1:]:
         naive, corrected = (measure.at_own_rate(stale, use, bound) for use in measure.USES)
         yield Effect(
