@@ -86,7 +86,7 @@ def label_log_axes(fig) -> None:
             if values and max(values) > min(values):
                 ticks = _log_ticks(min(values), max(values))
                 if letter == "x" and sum(len(_tick_text(v)) + 2 for v in ticks) > ACROSS:
-                    ticks = [v for v in ticks if math.log10(v) % 1 < 1e-9]  # else Plotly turns the labels
+                    ticks = [v for v in ticks if math.log10(v).is_integer()]  # else Plotly turns the labels
                 axis.update(tickvals=ticks, ticktext=[_tick_text(v) for v in ticks])
 
 
