@@ -84,6 +84,7 @@ def test_the_page_fails_with_one_failed_check_and_weighs_by_notebook():
 def test_the_recorded_page_holds_and_names_the_notebooks_that_the_check_runs():
     page = hub.datafiles.notebooks("workshop", "hub.md").read_text(encoding="utf-8")
     assert "**failed**" not in page and page.count("| ok |") >= 10
+    assert re.search(r"^`make hub-check ARGS=--accounts` on \d{4}-\d\d-\d\d, ", page, flags=re.M)
     for name in hub.NOTEBOOKS:
         assert f"| {name} |" in page and hub.datafiles.notebooks(f"{name}.ipynb").is_file()
     assert any(generator.is_blank(hub.datafiles.notebooks(f"{n}.ipynb")) for n in hub.NOTEBOOKS)
