@@ -2,8 +2,8 @@
 
 Weights, gradients and optimiser states follow ZeRO's shards; activations are what each layer keeps for its backward
 pass (arXiv 2205.05198 eq. 1–6) times the micro-batches that the schedule has in flight on a rank; recomputation keeps
-each layer's input instead. Buffers: gathered layers of ZeRO-3, logits of the loss, and a share for collectives and
-fragmentation.
+each layer's input instead. What a plan offloads lies in the host's memory, which must hold it too. Buffers: gathered
+layers of ZeRO-3, logits of the loss, and a share for collectives and fragmentation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sim.cost.recompute import freed_bytes
 from sim.cost.stacks import Stack, load_stack
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
-from sim.spec.plan import Plan, Workload, check
+from sim.spec.plan import OFFLOADED, Plan, Workload, check
 
 # bytes that the runtime, the communicators and kernels' workspaces hold (assumed; NCCL and a CUDA context take 1-2 GiB)
 RUNTIME_BYTES = 1.5 * 2**30
@@ -43,6 +43,7 @@ class Memory:
     runtime: float
     rank: int
     in_flight: float
+    host: float = 0.0  # in host memory, for the chip that has most there: what the plan offloads
 
     @property
     def total_bytes(self) -> float:
@@ -146,12 +147,23 @@ def state_bytes(
 ) -> tuple[float, float, float]:
     """(weights, gradients, optimiser states) of a chip that holds `base` replicated and `expert` expert weights."""
     grad = WIDTH if stack.bf16_grads or plan.precision_aware_optimizer else 4
-    state = 2 + 2 + 2 if plan.precision_aware_optimizer else 4 + (4 if plan.optimizer == "muon" else 8)
     whole, part = base + expert, base / max(shards, 1) + expert / expert_shards
     weights = (part if zero == 3 else whole) * (4 if zero == 3 else WIDTH)
     gradients = (part if zero >= 2 else whole) * (4 if zero == 3 else grad)
-    states = 0.0 if plan.offload else (part if zero else whole) * (state - (4 if zero == 3 else 0))
+    states = 0.0 if plan.offload else _optimizer_bytes(plan, base, expert, shards, expert_shards, zero)
     return weights, gradients, states
+
+
+def host_state_bytes(plan: Plan, base: float, expert: float, shards: float, expert_shards: float, zero: int) -> float:
+    """Bytes of a chip's optimiser states that lie in host memory, of the weights as in `state_bytes`."""
+    return _optimizer_bytes(plan, base, expert, shards, expert_shards, zero) if plan.offload else 0.0
+
+
+def _optimizer_bytes(plan: Plan, base: float, expert: float, shards: float, expert_shards: float, zero: int) -> float:
+    """Bytes of a chip's optimiser states, wherever they lie; ZeRO-3's fp32 weights are counted with the weights."""
+    state = 2 + 2 + 2 if plan.precision_aware_optimizer else 4 + (4 if plan.optimizer == "muon" else 8)
+    held = base / max(shards, 1) + expert / expert_shards if zero else base + expert
+    return held * (state - (4 if zero == 3 else 0))
 
 
 def checkpoint_bytes(plan: Plan, params: float) -> float:
@@ -181,12 +193,15 @@ def peak(
     parts = saved_activations(model, plan, workload, stack)
     m = max(1, plan.micro_batches(workload))
     worst: Memory | None = None
+    host = 0.0
     for rank, chunks in enumerate(chunks_by_rank(model, plan, workload.mtp)):
         weights, gradients, states = state_bytes(
             plan, stack, *params[rank], plan.zero_shards, plan.expert_dp, plan.zero
         )
         loss, held = 0.0, in_flight(plan, rank, m)
-        kept, transient = _layers_keep(plan, parts, chunks, held)
+        kept, away, transient = _layers_keep(plan, parts, chunks, held)
+        away += host_state_bytes(plan, *params[rank], plan.zero_shards, plan.expert_dp, plan.zero)
+        host = max(host, away)
         for chunk, flights in zip(chunks, held, strict=False):
             if chunk.is_first:
                 kept += flights * parts.embedding
@@ -202,13 +217,13 @@ def peak(
         if worst is None or rank_memory.total_bytes > worst.total_bytes:
             worst = rank_memory
     assert worst is not None  # a plan has at least one rank
-    return worst
+    return replace(worst, host=host)
 
 
 def _layers_keep(
     plan: Plan, parts: SavedActivations, chunks: Sequence[Chunk], held: Sequence[float]
-) -> tuple[float, float]:
-    """(bytes that a rank's layers keep on the chip, the most that one of them is run again with)."""
+) -> tuple[float, float, float]:
+    """(bytes that a rank's layers keep on the chip, in host memory, the most that one of them is run again with)."""
     kept = transient = largest = 0.0
     for chunk, flights in zip(chunks, held, strict=False):  # GPipe holds one figure for all
         for kind, again, others in chunk.layers():
@@ -217,9 +232,9 @@ def _layers_keep(
             largest = max(largest, short * bool(again), held_by_others * bool(others))
             if again or others:
                 transient = max(transient, whole if plan.recompute != "none" else whole - held_by_others)
-    if plan.activation_offload:  # one layer's goes out or comes in while the next is at work
-        kept = min(kept, 2 * largest)
-    return kept, transient
+    # one layer's goes out or comes in while the next is at work
+    stays = min(kept, 2 * largest) if plan.activation_offload else kept
+    return stays, kept - stays, transient
 
 
 def check_fits(
@@ -233,10 +248,12 @@ def check_fits(
     """The plan's memory, when it fits.
 
     Raises:
-        InputError: how many GiB over, and up to three changes that would fit.
+        InputError: how many GiB over the chip's memory, or its share of the host's, and up to three changes that would
+            fit.
     """
     need, capacity = peak(model, plan, workload, precision, stack), cluster.chip.memory_bytes.value
-    if need.total_bytes <= capacity:
+    host = cluster.host_memory_bytes.value
+    if need.total_bytes <= capacity and need.host <= host:
         return need
 
     def fits(changed: Plan, work: Workload) -> bool:
@@ -244,11 +261,21 @@ def check_fits(
             check(changed, model, work)
         except InputError:
             return False
-        return peak(model, changed, work, precision, stack).total_bytes <= capacity
+        changed_need = peak(model, changed, work, precision, stack)
+        return changed_need.total_bytes <= capacity and changed_need.host <= host
 
-    found = [words for words, changed, work in _changes(plan, model, workload) if fits(changed, work)][:3]
+    back = _back_on_the_chip(plan, workload) if need.host > host else ()
+    changes = (*back, *_changes(plan, model, workload))
+    found = [words for words, changed, work in changes if fits(changed, work)][:3]
     if not found:
         found = [words for words, changed in _more_chips(plan) if fits(changed, workload)][:1]
+    if need.total_bytes <= capacity:
+        gib = need.host / 2**30
+        remedy = "set " + " or ".join(found) if found else f"take hosts with {math.ceil(gib)} GiB a chip"
+        raise InputError(
+            f"what the plan offloads needs {gib:.1f} GiB of host memory for the fullest chip, "
+            f"{gib - host / 2**30:.1f} GiB over the {host / 2**30:.1f} GiB a chip of {cluster.name}; {remedy}"
+        )
     excess = (need.total_bytes - capacity) / 2**30
     remedy = "set " + " or ".join(found) if found else f"use a chip with {math.ceil(need.total_bytes / 2**30)} GiB"
     raise InputError(
@@ -259,6 +286,14 @@ def check_fits(
 
 
 Change = tuple[str, Plan, Workload]  # words, plan, workload
+
+
+def _back_on_the_chip(plan: Plan, workload: Workload) -> Iterator[Change]:
+    """Single changes that leave less in host memory."""
+    if plan.activation_offload:
+        yield "options.activation_offload=false", replace(plan, activation_offload=False), workload
+    if plan.offload:
+        yield "options.optimizer_offload=false", replace(plan, offload=False), workload
 
 
 def _changes(plan: Plan, model: ModelSpec, workload: Workload) -> Iterator[Change]:
@@ -282,6 +317,8 @@ def _changes(plan: Plan, model: ModelSpec, workload: Workload) -> Iterator[Chang
             yield f"{words} recompute=full", changed, workload
     if not plan.offload:
         yield "options.optimizer_offload=true", replace(plan, offload=True), workload
+    if not plan.activation_offload and plan.recompute in OFFLOADED:
+        yield "options.activation_offload=true", replace(plan, activation_offload=True), workload
     if plan.cp == 1 and plan.dp % 2 == 0 and workload.seq % 2 == 0:
         yield f"plan.cp=2 plan.dp={plan.dp // 2}", replace(plan, cp=2, dp=plan.dp // 2), workload
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -35,16 +35,18 @@ from sim.planner.candidate import (
 )
 from sim.planner.shared import (
     LAYER_SWITCHES,
+    WORK_SWITCHES,
     Key,
     cached,
     data_parallel_key,
-    layer_key,
     layout_key,
     loads_key,
     message_key,
     params_key,
     sharded_layer_key,
+    work_key,
 )
+from sim.planner.space import lighter
 from sim.planner.stages import Units, balanced
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
@@ -75,10 +77,12 @@ class PlanCosts:
         self.mtp = model.mtp_depth if workload.mtp else 0
         self.dense_layers = model.dense_ffn_layers
         self.memory_capacity = cluster.chip.memory_bytes.value
-        # settings that agree on a layer's cost share it
-        settled = [tuple((k, s[k]) for k in LAYER_SWITCHES if k in s) for s in switches]
-        self.layer_set = [settled.index(s) for s in settled]
-        self.without_offload = [_without_offload(s, switches) for s in switches]
+        self.host_capacity = cluster.host_memory_bytes.value
+        # settings that agree on a layer's cost, on its work, on what a step does once, share it
+        self.layer_set = _alike(switches, lambda key: key in LAYER_SWITCHES)
+        self.work_set = _alike(switches, lambda key: key in WORK_SWITCHES)
+        self.once_set = _alike(switches, lambda key: key != "activation_offload")
+        self.lighter = lighter(switches)
 
     # ---------------------------------------------------------------- objects for people
 
@@ -164,7 +168,7 @@ class PlanCosts:
         plan = self.plan(c, zero, bare=True)
         return LayerEstimator(self.model, self.cluster, plan, self.workload, self.precision, self.stack)
 
-    @cached(layer_key)
+    @cached(work_key)
     def work(self, c: Candidate) -> SharedWork:
         """Work of the candidate's layers before their weights are sharded, and the activations they keep."""
         estimator, model = self._estimator(c), self.model
@@ -265,7 +269,7 @@ class PlanCosts:
         """(replicated, expert) weights of the whole model on one pipeline rank."""
         return self.params(c._replace(pp=1, vpp=1, schedule="1f1b", mtp_before_head=0, stages=()))[0]
 
-    @cached(lambda costs, c: (c.tp, c.cp, c.ep, c.etp, c.pp, c.dp, c.zero, c.switches))
+    @cached(lambda costs, c: (c.tp, c.cp, c.ep, c.etp, c.pp, c.dp, c.zero, costs.once_set[c.switches]))
     def least_data_parallel(self, c: Candidate) -> DataParallelCosts:
         """Of `data_parallel`, what no cut of the model goes below: one rank has at least its share of the replicated
         weights, one (perhaps another) at least its share of the experts'."""
@@ -305,7 +309,16 @@ class PlanCosts:
             for base, expert in self.params(c)
         )
 
-    @cached(lambda costs, c: (c.tp, c.cp, c.ep, c.etp, c.dp, c.zero, c.switches))
+    @cached(data_parallel_key)
+    def host_states(self, c: Candidate) -> tuple[float, ...]:
+        """Bytes of optimiser states in host memory for a chip of each kind of rank."""
+        plan = self.plan(c, bare=True)
+        return tuple(
+            memory.host_state_bytes(plan, base, expert, plan.zero_shards, plan.expert_dp, c.zero)
+            for base, expert in self.params(c)
+        )
+
+    @cached(lambda costs, c: (c.tp, c.cp, c.ep, c.etp, c.dp, c.zero, costs.once_set[c.switches]))
     def whole_states(self, c: Candidate) -> float:
         """Bytes of states of the whole model on one pipeline rank."""
         base, expert = self.params(c._replace(pp=1, vpp=1, schedule="1f1b", mtp_before_head=0, stages=()))[0]
@@ -334,11 +347,22 @@ class PlanCosts:
 
     def memory_bytes(self, c: Candidate) -> float:
         """Bytes on the fullest chip, as `sim.cost.memory.peak`."""
+        return self.need_bytes(c)[0]
+
+    def excess_bytes(self, c: Candidate) -> float:
+        """Bytes by which the plan is over the chip's memory or its share of the host's; 0 or less where it fits."""
+        chip, host = self.need_bytes(c)
+        return max(chip - self.memory_capacity, host - self.host_capacity)
+
+    def need_bytes(self, c: Candidate) -> tuple[float, float]:
+        """(bytes on the fullest chip, bytes in host memory for the chip that has most there), as
+        `sim.cost.memory.peak`."""
         layout, parts = self.layout(c), self.work(c).activations
         m, again, worst = max(1, c.batch // (c.dp * c.micro_batch)), c.recompute != "none", 0.0
+        away, host, host_states = self.offloads(c), 0.0, self.host_states(c)
         dense, moe = (parts.kinds.get(kind, (0.0, 0.0, 0.0)) for kind in ("dense", "moe"))
         once = [whole if again else whole - held for _, held, whole in (dense, moe)]  # of the layer that is run again
-        for chunks, rank, states in zip(layout.kinds, layout.first_of, self.states(c), strict=True):
+        for chunks, rank, states, there in zip(layout.kinds, layout.first_of, self.states(c), host_states, strict=True):
             # a kind's first rank has the most in flight, so the others of its kind are no fuller
             flights = memory.in_flight(layout, rank, m)[0]
             layers = largest = per = transient = loss = head_kept = 0.0
@@ -352,9 +376,11 @@ class PlanCosts:
                     per += parts.embedding
                 if tail:
                     loss, head_kept = parts.loss, head_kept + parts.head
-            kept = min(flights * layers, 2 * largest) if self.offloads(c) else flights * layers
+            whole = flights * layers
+            kept = min(whole, 2 * largest) if away else whole
             worst = max(worst, states + kept + flights * per + head_kept + max(transient, loss))
-        return worst + memory.RUNTIME_BYTES
+            host = max(host, there + whole - kept)
+        return worst + memory.RUNTIME_BYTES, host
 
     # ---------------------------------------------------------------- time
 
@@ -417,12 +443,10 @@ class PlanCosts:
         return total if math.isfinite(total) else math.inf
 
 
-def _without_offload(setting: Mapping[str, Any], switches: tuple[Mapping[str, Any], ...]) -> int | None:
-    """Place of the setting that differs in nothing but that activations stay on the chip, where it is searched too."""
-    if not setting.get("activation_offload"):
-        return None
-    same = [{**s, "activation_offload": True} == setting and not s.get("activation_offload") for s in switches]
-    return same.index(True) if True in same else None
+def _alike(switches: tuple[Mapping[str, Any], ...], counts: Callable[[str], bool]) -> list[int]:
+    """Place of the first setting that agrees with each one in the fields that count."""
+    settled = [{k: v for k, v in s.items() if counts(k)} for s in switches]
+    return [settled.index(s) for s in settled]
 
 
 def _phase_seconds(variants: list[tuple[float, LayerCost]]) -> PhaseSeconds:

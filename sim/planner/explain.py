@@ -60,20 +60,22 @@ def explain(q: Question, costs: PlanCosts, first: RankedPlan, second: RankedPlan
             for k, name in _WIDTHS
             if getattr(a, k) != getattr(b, k) and k != "switches"
         )
-        if a.switches != b.switches:
-            apart += f", switches {dict(costs.switches[a.switches])} instead of {dict(costs.switches[b.switches])}"
+        mine, other = costs.switches[a.switches], costs.switches[b.switches]
+        for key in dict.fromkeys((*mine, *other)):
+            if mine.get(key) != other.get(key):
+                apart += f"{', ' if apart else ''}{key} {mine.get(key, 'unset')} instead of {other.get(key, 'unset')}"
         lines.append(
             f"The runner-up, {describe(costs.plan(b))}, takes {second.step_s:.3g} s on {b.num_chips:,} chips: the "
             f"winner is {gain:.1%} {what}. "
             f"It has {apart}."
         )
-        mine, other = parts(q, costs.plan(a), costs.load(a)), parts(q, costs.plan(b), costs.load(b))
+        winner, runner_up = parts(q, costs.plan(a), costs.load(a)), parts(q, costs.plan(b), costs.load(b))
         scale_a, scale_b = 1e9 / first.tokens, 1e9 / second.tokens  # seconds for a billion tokens: batches may differ
         moved = sorted(
-            ((mine.get(k, 0.0) * scale_a - other.get(k, 0.0) * scale_b, k) for k in {*mine, *other}),
+            ((winner.get(k, 0.0) * scale_a - runner_up.get(k, 0.0) * scale_b, k) for k in {*winner, *runner_up}),
             key=lambda x: -abs(x[0]),
         )
-        total = sum(other.values()) * scale_b
+        total = sum(runner_up.values()) * scale_b
         causes = [
             f"{'less' if d < 0 else 'more'} {k} ({d / total:+.1%})" for d, k in moved[:4] if abs(d) / total >= 0.001
         ]

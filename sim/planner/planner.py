@@ -166,7 +166,11 @@ def with_phase_plans(q: Question, document: dict[str, Any], check: Callable[[], 
                 continue
             asked_of.add(asked)
             plan = _phase_plan(q, *asked, check)
-            plans += [plan] if plan else []
+            if plan:
+                inherited = {
+                    k: none for k, none in KEPT.items() if k == "mtp_before_head" or document["options"].get(k)
+                }
+                plans.append({**plan, "options": {**inherited, **plan["options"]}})
     return {**document, "plans": plans} if plans else {k: v for k, v in document.items() if k != "plans"}
 
 
@@ -175,7 +179,8 @@ def _chips(plan: Mapping[str, Any]) -> int:
     return math.prod(int(plan.get(key) or 1) for key in ("tp", "pp", "cp", "dp"))
 
 
-KEPT = ("zero", "stages", "mtp_before_head", "activation_offload")  # options of a phase's own plan
+# options of a phase's own plan, and what they are where it does not say: what the first plan has is not inherited
+KEPT = {"mtp_before_head": 0, "activation_offload": False, "optimizer_offload": False}
 
 
 def _phase_plan(
@@ -192,8 +197,8 @@ def _phase_plan(
         return None  # the campaign says which phase has no plan
     document = completed(one, costs, best)
     own = {k: document[k] for k in ("schedule", "micro_batch", "recompute")}
-    options = {k: document["options"][k] for k in KEPT if k in document["options"]}
-    return {**document["plan"], **own, "options": {"mtp_before_head": 0, **options}}
+    options = {k: document["options"][k] for k in ("zero", "stages", *KEPT) if k in document["options"]}
+    return {**document["plan"], **own, "options": options}
 
 
 def _without_layout(document: dict[str, Any]) -> dict[str, Any]:

@@ -55,10 +55,9 @@ def polished(costs: PlanCosts, best: RankedPlan, moves: int = MOVES) -> RankedPl
             moves -= 1
             tried.add(other)
             candidate = c._replace(stages=other)
-            need = costs.memory_bytes(candidate)
-            if need > costs.memory_capacity or _at_least_s(costs, candidate) >= best.step_s:
+            if costs.excess_bytes(candidate) > 0 or _at_least_s(costs, candidate) >= best.step_s:
                 continue
-            trial = refined(costs, replace(best, candidate=candidate, memory_bytes=need))
+            trial = refined(costs, replace(best, candidate=candidate, memory_bytes=costs.memory_bytes(candidate)))
             if trial.step_s < best.step_s * (1 - 1e-9):
                 best, stages, improved = trial, other, True
                 break

@@ -11,9 +11,9 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sim.planner.candidate import Candidate
 from sim.planner.candidates import PlanCosts
@@ -164,7 +164,7 @@ def _try_pipelines(costs: PlanCosts, space: Space, width: _Width, ranking: _Rank
         layers.tp, layers.cp, layers.ep, layers.etp, layers.micro, layers.recompute, pp, 1, "1f1b", dp, 0, size, 0
     )
     slow, fixed = costs.straggler(some.num_chips), costs.stack.overhead_s(some.num_chips)
-    fitting: dict[bool, list[tuple[int, int]]] = {}
+    fitting: dict[bool, list[tuple[int, list[int]]]] = {}
     for schedule, vpp in space.pipelines:
         if not enough_micro_batches(schedule, pp, m) or not has_shape(space, costs.model, pp, schedule, vpp, 0):
             continue
@@ -175,63 +175,100 @@ def _try_pipelines(costs: PlanCosts, space: Space, width: _Width, ranking: _Rank
         dual = schedule.startswith("dualpipe")
         if dual not in fitting:
             of_kind = some._replace(schedule="dualpipe" if dual else "1f1b")
-            fitting[dual] = _fitting(costs, of_kind, _leaves(costs, space, layers), ranking, out)
-        for zero, switch in fitting[dual]:
-            c = some._replace(vpp=vpp, schedule=schedule, zero=zero, switches=switch, stages=space.stages)
-            bound = least + costs.least_once_s(c, math.inf if dual else (layers.work_s - layers.forward_s) / pp * slow)
-            out.floor = min(out.floor, bound / tokens * (c.num_chips if ranking.objective in PER_CHIP else 1))
-            if ranking.beats(bound / tokens, c.num_chips):
-                out.bounded += 1
-                continue
-            for ahead in space.mtp_before_head:
-                if has_shape(space, costs.model, pp, schedule, vpp, ahead):
-                    _try_one(costs, c._replace(mtp_before_head=ahead), tokens, ranking, out)
+            fitting[dual] = _fitting(costs, of_kind, space.zero, _families(costs, space, layers), ranking, out)
+        aheads = [a for a in space.mtp_before_head if has_shape(space, costs.model, pp, schedule, vpp, a)]
+        for zero, family in fitting[dual]:
+            c = some._replace(vpp=vpp, schedule=schedule, zero=zero, stages=space.stages)
+            _try_family(costs, space, c, family, layers, aheads, ranking, out)
 
 
-def _leaves(costs: PlanCosts, space: Space, layers: _Layers) -> list[tuple[int, int]]:
-    """(ZeRO, switches) that leave these layers as they are."""
-    return [(z, s) for z in space.zero for s in range(len(space.switches)) if costs.layer_set[s] == layers.layer_set]
+def _try_family(
+    costs: PlanCosts,
+    space: Space,
+    pipeline: Candidate,
+    family: list[int],
+    layers: _Layers,
+    aheads: list[int],
+    ranking: _Ranking,
+    out: Outcome,
+) -> None:
+    """A pipeline with each setting of a family, little in host memory first: more is tried where less does not fit."""
+    schedule, pp, tokens = pipeline.schedule, pipeline.pp, pipeline.batch * costs.workload.seq
+    m = pipeline.batch // (pipeline.dp * pipeline.micro_batch)
+    slow, fixed = costs.straggler(pipeline.num_chips), costs.stack.overhead_s(pipeline.num_chips)
+    settled = {ahead: set[int]() for ahead in aheads}  # settings that fit, or that a bound rules out
+    for switch in family:
+        untried = [a for a in aheads if settled[a].isdisjoint(costs.lighter[switch])]
+        if not untried:
+            continue
+        c = pipeline._replace(switches=switch)
+        own = layers if costs.layer_set[switch] == layers.layer_set else _known_layers(costs, space, c)
+        busy = math.inf if schedule.startswith("dualpipe") else (own.work_s - own.forward_s) / pp * slow
+        bound = own.least_s(pp, schedule, c.vpp, m) * slow + fixed + costs.least_once_s(c, busy)
+        out.floor = min(out.floor, bound / tokens * (c.num_chips if ranking.objective in PER_CHIP else 1))
+        if ranking.beats(bound / tokens, c.num_chips):
+            out.bounded += 1
+            for ahead in untried:
+                settled[ahead].add(switch)
+            continue
+        for ahead in untried:
+            if _try_one(costs, c._replace(mtp_before_head=ahead), tokens, ranking, out):
+                settled[ahead].add(switch)
+
+
+def _families(costs: PlanCosts, space: Space, layers: _Layers) -> list[list[int]]:
+    """Settings that leave these layers as they are, each with those that have more in host memory, little first."""
+    heads = [s for s, less in enumerate(costs.lighter) if not less and costs.layer_set[s] == layers.layer_set]
+    more = [s for s in range(len(space.switches)) if goes_with(space.switches[s], layers.recompute)]
+    return [
+        [head, *sorted((s for s in more if head in costs.lighter[s]), key=lambda s: len(costs.lighter[s]))]
+        for head in heads
+    ]
 
 
 def _fitting(
-    costs: PlanCosts, c: Candidate, leaves: list[tuple[int, int]], ranking: _Ranking, out: Outcome
-) -> list[tuple[int, int]]:
-    """The leaves (ZeRO, switches) that some pipeline may hold in memory."""
+    costs: PlanCosts, c: Candidate, zeros: Iterable[int], families: list[list[int]], ranking: _Ranking, out: Outcome
+) -> list[tuple[int, list[int]]]:
+    """(ZeRO, settings of a family) that some pipeline may hold in memory."""
     fits = []
-    for zero, switch in leaves:
+    for zero, family in itertools.product(zeros, families):
         if zero and c.dp * c.cp == 1:
             continue
-        one = c._replace(zero=zero, switches=switch)
-        excess = costs.least_bytes(one) - costs.memory_capacity
-        if excess <= 0:
-            fits.append((zero, switch))
-            continue
-        out.too_large += 1
-        if not ranking.best and (out.nearest is None or excess < out.nearest[1]):
-            out.nearest = (one, excess)
+        may: list[int] = []
+        for switch in family:
+            if not may:  # with more in host memory the chip needs no more
+                one = c._replace(zero=zero, switches=switch)
+                excess = costs.least_bytes(one) - costs.memory_capacity
+                if excess > 0:
+                    _refuse(out, ranking, one, excess)
+                    continue
+            may.append(switch)
+        if may:
+            fits.append((zero, may))
     return fits
 
 
-def _try_one(costs: PlanCosts, c: Candidate, tokens: int, ranking: _Ranking, out: Outcome) -> None:
+def _refuse(out: Outcome, ranking: _Ranking, c: Candidate, excess: float) -> None:
+    """Count a plan that does not fit by `excess` bytes."""
+    out.too_large += 1
+    if not ranking.best and (out.nearest is None or excess < out.nearest[1]):
+        out.nearest = (c, excess)
+
+
+def _try_one(costs: PlanCosts, c: Candidate, tokens: int, ranking: _Ranking, out: Outcome) -> bool:
+    """Cost a plan; whether that settles it: it fits, or a bound rules it out with all that is slower."""
     if ranking.beats(costs.lower_bound(c) / tokens, c.num_chips):
         out.bounded += 1
-        return
-    plain = costs.without_offload[c.switches]
-    if plain is not None and ranking.top_k is not None:  # no faster than without, where that fits
-        if costs.memory_bytes(c._replace(switches=plain)) <= costs.memory_capacity:
-            out.bounded += 1
-            return
-    need = costs.memory_bytes(c)
-    if need > costs.memory_capacity:
-        out.too_large += 1
-        excess = need - costs.memory_capacity
-        if not ranking.best and (out.nearest is None or excess < out.nearest[1]):
-            out.nearest = (c, excess)
-        return
+        return True
+    excess = costs.excess_bytes(c)
+    if excess > 0:
+        _refuse(out, ranking, c, excess)
+        return False
     seconds = costs.estimate_s(c)
     out.evaluated += 1
     if 0 < seconds < math.inf:
-        ranking.add(RankedPlan(c, seconds, need, tokens))
+        ranking.add(RankedPlan(c, seconds, costs.memory_bytes(c), tokens))
+    return True
 
 
 class _Ranking:
@@ -301,20 +338,36 @@ class _Bound:
         return min(least, m * self.paired) if m >= 2 * self.pp or self.pp == 1 else least
 
 
+def _pairs(space: Space) -> bool:
+    """Whether some pipeline of the space runs a forward beside a backward."""
+    return any(s.startswith("dualpipe") for s, _ in space.pipelines)
+
+
 def _groups(costs: PlanCosts, space: Space, chips: int) -> list[_Layers]:
     """All layers of the space."""
     groups = []
-    dual = any(s.startswith("dualpipe") for s, _ in space.pipelines)
+    dual = _pairs(space)
+    # no layer is faster for what waits in host memory: those without it bound those with it
+    light = sorted({of for of, less in zip(costs.layer_set, costs.lighter, strict=True) if not less})
     for tp, cp, ep, etp in itertools.product(space.tp, space.cp, space.ep, space.etp):
         if etp not in (1, tp) or tp * cp > chips or ep * etp > chips:
             continue
-        for micro, recompute, switch in itertools.product(
-            space.micro_batch, space.recompute, sorted(set(costs.layer_set))
-        ):
+        for micro, recompute, switch in itertools.product(space.micro_batch, space.recompute, light):
             if goes_with(space.switches[switch], recompute):
                 c = Candidate(tp, cp, ep, etp, micro, recompute, 1, 1, "", 1, 0, micro, switch)
                 groups.append(_layers(costs, dual, c))
     return groups
+
+
+def _known_layers(costs: PlanCosts, space: Space, c: Candidate) -> _Layers:
+    """As `_layers`, kept for the next pipeline that asks."""
+    dual = _pairs(space)
+    known: dict[Any, _Layers] = costs.known["layers"]
+    key = (c.tp, c.cp, c.ep, c.etp, c.micro_batch, c.recompute, dual, costs.layer_set[c.switches])
+    if key not in known:
+        c = c._replace(pp=1, vpp=1, schedule="", dp=1, zero=0, batch=c.micro_batch)
+        known[key] = _layers(costs, dual, c)
+    return known[key]
 
 
 def _layers(costs: PlanCosts, dual: bool, c: Candidate) -> _Layers:

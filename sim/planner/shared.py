@@ -13,8 +13,8 @@ from sim.planner.candidate import Candidate, ChunkLayout
 
 Value = TypeVar("Value")
 Key = tuple[object, ...]
-# those that change a layer's cost
-LAYER_SWITCHES = ("sp", "overlap_tp", "overlap_all_to_all", "recompute_modules", "activation_offload")
+WORK_SWITCHES = ("sp", "overlap_tp", "overlap_all_to_all", "recompute_modules")  # those that change a layer's work
+LAYER_SWITCHES = (*WORK_SWITCHES, "activation_offload")  # and its cost
 
 
 class Costs(Protocol):
@@ -23,6 +23,8 @@ class Costs(Protocol):
     known: dict[str, dict[Key, Any]]
     switches: tuple[Mapping[str, Any], ...]
     layer_set: Sequence[int]
+    work_set: Sequence[int]
+    once_set: Sequence[int]
 
     def layout(self, c: Candidate, /) -> ChunkLayout:
         """Which chunks each pipeline rank holds."""
@@ -60,6 +62,12 @@ def layer_key(costs: Costs, c: Candidate) -> Key:
     return (c.tp, c.cp, c.ep, c.etp, c.micro_batch, c.recompute, paired, costs.layer_set[c.switches])
 
 
+def work_key(costs: Costs, c: Candidate) -> Key:
+    """As `layer_key`: where a layer keeps its activations changes its cost, not its work."""
+    paired = c.schedule.startswith("dualpipe")
+    return (c.tp, c.cp, c.ep, c.etp, c.micro_batch, c.recompute, paired, costs.work_set[c.switches])
+
+
 def sharded_layer_key(costs: Costs, c: Candidate) -> Key:
     """As `layer_key`, and the replicas that ZeRO-3 gathers weights over."""
     if c.zero == 3 and c.dp * c.cp > 1:
@@ -85,9 +93,9 @@ def params_key(costs: Costs, c: Candidate) -> Key:
 
 def message_key(costs: Costs, c: Candidate) -> Key:
     """What a message between stages depends on."""
-    return (c.tp, c.cp, c.dp, c.micro_batch, costs.layer_set[c.switches])
+    return (c.tp, c.cp, c.dp, c.micro_batch, costs.work_set[c.switches])
 
 
 def data_parallel_key(costs: Costs, c: Candidate) -> Key:
     """What gradient reduction, gather and optimiser depend on."""
-    return (*params_key(costs, c), c.cp, c.dp, c.zero, c.switches)
+    return (*params_key(costs, c), c.cp, c.dp, c.zero, costs.once_set[c.switches])

@@ -19,6 +19,7 @@ from sim.spec.model import ModelSpec
 from sim.spec.plan import OFFLOADED, OPTIMIZERS, RECOMPUTE, SCHEDULES, Plan
 from sim.training.schedules import CHUNKS
 
+OFFLOADS = ("activation_offload", "offload")  # fields of `Plan` that put something in host memory
 VIRTUAL = (*range(2, 11), 12, 13, 16, 20)  # virtual stages of interleaving
 # Shares of the cluster that a plan may use, where the batch does not have to divide exactly.
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)
@@ -152,6 +153,24 @@ def _switches(fixed: Mapping[str, object], axes: tuple[str, ...]) -> list[dict[s
     return out
 
 
+def _with_offloads(settings: list[dict[str, Any]], fixed: Mapping[str, object]) -> list[dict[str, Any]]:
+    """The settings, and each with what is not pinned of `OFFLOADS` in host memory, little first."""
+    free = [key for key in OFFLOADS if key not in fixed]
+    ways = [some for n in range(len(free) + 1) for some in itertools.combinations(free, n)]
+    return [{**s, **dict.fromkeys(away, True)} for away in ways for s in settings]
+
+
+def lighter(switches: tuple[Mapping[str, Any], ...]) -> list[frozenset[int]]:
+    """For each setting the places of those that differ in nothing but that less of `OFFLOADS` lies in host memory.
+
+    Copies to the host take time or none, never less: a setting is a plan of the search only where none of these fits.
+    """
+    away = [frozenset(key for key in OFFLOADS if s.get(key)) for s in switches]
+    rest = [{k: v for k, v in s.items() if k not in OFFLOADS} for s in switches]
+    places = range(len(switches))
+    return [frozenset(j for j in places if rest[j] == rest[i] and away[j] < away[i]) for i in places]
+
+
 def _micro_batches(chips: int, seq: int, batch: int, tolerance: float) -> list[int]:
     """Powers of two up to 16 sequences or 64K tokens; on few chips, where people fill the memory with short rows,
     whatever divides the batch."""
@@ -177,7 +196,8 @@ def default_space(
     tp: divisors of a node's chips that divide the heads. pp: up to ten, powers of two, and what divides the layers with
     or without the two ends counted; chunks need not hold as many layers. cp: powers of two with at least 2,048 tokens a
     chip. ep: divisors of the experts. etp: 1 or tp. micro_batch: powers of two up to 16 sequences or 64K tokens, on few
-    chips every divisor of the batch. zero: 0, 1, 3; 2 is left out, as its reduction after every micro-batch is not
+    chips every divisor of the batch. Activations and optimiser states in host memory: where the plan without does not
+    fit. zero: 0, 1, 3; 2 is left out, as its reduction after every micro-batch is not
     priced (`zero=(0, 1, 2, 3)` adds it). `fixed` pins axes (`tp=8`), dp, vpp, schedule, stages or other fields of
     `Plan`; a tuple or list of values searches those.
     """
@@ -206,7 +226,7 @@ def default_space(
         schedules = tuple(_values(fixed.pop("schedule")))
     stages: tuple[int, ...] = tuple(_values(fixed.pop("stages", ())))
     pipelines = _with_chunks(_pipelines(model, schedules, axes["pp"]), virtual, schedules is None)
-    switches = _switches(fixed, known)
+    switches = _with_offloads(_switches(fixed, known), fixed)
     space = Space(
         **{k: tuple(v) for k, v in axes.items()},
         pipelines=tuple(pipelines),

@@ -438,4 +438,6 @@ def describe(plan: Plan) -> str:
     parts = [f"TP{plan.tp}", f"PP{plan.pp}"] + [
         f"{k.upper()}{getattr(plan, k)}" for k in ("cp", "ep", "etp") if getattr(plan, k) > 1
     ]
-    return " ".join([*parts, f"DP{plan.dp}", plan.schedule] + ([f"v{plan.vpp}"] if plan.vpp > 1 else []))
+    away = [name for name in ("activation_offload", "offload") if getattr(plan, name)]
+    parts += [f"DP{plan.dp}", plan.schedule] + ([f"v{plan.vpp}"] if plan.vpp > 1 else [])
+    return " ".join(parts + [{"offload": "optimizer_offload"}.get(name, name) for name in away])

@@ -57,6 +57,13 @@ SMALL = {
 }
 
 
+PINNED = {
+    "dense": {"overlap_tp": [None, True], "offload": False},
+    "experts": {"activation_offload": False},
+    "large": {},  # memory is tight: what waits in host memory is among what is found
+}
+
+
 def estimate(costs, plan, load):
     """Closed form, and for interleaving what chunks that differ add: by the plain functions, one plan at a time."""
     costed, _, seconds, slow = in_closed_form(costs.model, costs.cluster, plan, load, costs.precision, costs.stack)
@@ -70,10 +77,16 @@ def estimate(costs, plan, load):
 
 def brute(costs, space, chips, batch):
     """Every plan that each rule, checked one at a time by the plain functions, lets through: (seconds a token, chips,
-    candidate)."""
-    fitting = []
+    candidate). What waits in host memory costs time or none, so a plan with it counts where none with less of it fits.
+    """
+    away = [{k for k in ("activation_offload", "offload") if s.get(k)} for s in costs.switches]
+    others = [{k: v for k, v in s.items() if k not in ("activation_offload", "offload")} for s in costs.switches]
+    places, fitting, fit = range(len(away)), [], set()
+    less = [[j for j in places if away[j] < away[i] and others[j] == others[i]] for i in places]
     for c in every(space, costs.model, chips, batch):
         plan, load = costs.plan(c), costs.load(c)
+        if any(c._replace(switches=s) in fit for s in less[c.switches]):  # those with less come first
+            continue
         check(plan, costs.model, load, chips)
         schedules.check(c.schedule, c.pp, plan.micro_batches(load), plan.vpp)
         try:
@@ -82,6 +95,7 @@ def brute(costs, space, chips, batch):
             assert "GiB" in str(err)
             continue
         fitting.append((seconds / load.tokens, c.num_chips, c))
+        fit.add(c)
     return fitting
 
 
@@ -106,7 +120,7 @@ def test_search_equals_brute_force(name, chips, batch, objective, tolerance, top
         2048,
         batch,
         tolerance=tolerance,
-        fixed={"overlap_tp": [None, True]} if name == "dense" else {},
+        fixed=PINNED[name],
     )
     space = dataclasses.replace(
         space,

@@ -13,6 +13,7 @@ from sim.base.figure import figure
 from sim.cost.closed_form import exposed_reduction, loads, step_time
 from sim.cost.layer import LayerEstimator
 from sim.cost.memory import (
+    _back_on_the_chip,
     _changes,
     _more_chips,
     check_fits,
@@ -292,7 +293,7 @@ def test_offloading_with_a_recomputation_in_between_is_refused():
 
 
 SHARDED = ["options.zero=1", "recompute=full", "options.zero=3", "options.zero=3 recompute=full"]
-OFFLOAD = "options.optimizer_offload=true"
+STATES, AWAY = "options.optimizer_offload=true", "options.activation_offload=true"
 
 
 @pytest.mark.parametrize(
@@ -305,18 +306,18 @@ OFFLOAD = "options.optimizer_offload=true"
             ["micro_batch=1", *SHARDED]
             + [f"plan.{w} recompute=full" for w in ("pp=2 plan.dp=4", "pp=4 plan.dp=2")]
             + [f"plan.{w} recompute=full" for w in ("tp=2 plan.dp=4", "tp=4 plan.dp=2")]
-            + [OFFLOAD, "plan.cp=2 plan.dp=4"],
+            + [STATES, AWAY, "plan.cp=2 plan.dp=4"],
         ),
         # an odd sequence is not cut in two, nor are 9 replicas
-        (dict(tp=4, pp=4, dp=2, micro_batch=1, zero=1, recompute="full"), 4095, ["options.zero=3", OFFLOAD]),
-        (dict(tp=1, pp=1, dp=9, micro_batch=1, zero=3, recompute="full"), 4096, [OFFLOAD]),
+        (dict(tp=4, pp=4, dp=2, micro_batch=1, zero=1, recompute="full"), 4095, ["options.zero=3", STATES, AWAY]),
+        (dict(tp=1, pp=1, dp=9, micro_batch=1, zero=3, recompute="full"), 4096, [STATES, AWAY]),
         # chunks count as stages do: 2 ranks of 2 chunks hold one layer each
         (
             dict(tp=2, pp=2, vpp=2, dp=2, micro_batch=1, zero=3, recompute="full", offload=True),
             4096,
-            ["plan.tp=4 plan.dp=1 recompute=full", "plan.cp=2 plan.dp=1"],
+            ["plan.tp=4 plan.dp=1 recompute=full", AWAY, "plan.cp=2 plan.dp=1"],
         ),
-        (dict(tp=1, pp=1, dp=1, micro_batch=1, zero=0, recompute="none", cp=2), 4096, ["recompute=full", OFFLOAD]),
+        (dict(tp=1, pp=1, dp=1, micro_batch=1, zero=0, recompute="none", cp=2), 4096, ["recompute=full", STATES, AWAY]),
     ],
 )  # fmt: skip
 def test_changes_that_save_memory_keep_the_chips_and_cut_what_can_be_cut(plan, seq, offered):
@@ -325,6 +326,34 @@ def test_changes_that_save_memory_keep_the_chips_and_cut_what_can_be_cut(plan, s
     assert [words for words, _, _ in found] == offered
     assert {changed.num_chips for _, changed, _ in found} == {plan.num_chips}
     assert {w for _, _, w in found} <= {work}
+
+
+@pytest.mark.parametrize("away", [dict(activation_offload=True), dict(offload=True)])
+def test_host_memory_must_hold_what_is_offloaded(away):
+    """By hand: all layers' kept bytes but two; fp32 weights and two moments. A host of less is refused, and each change
+    that is named is a plan that runs."""
+    plan, work = Plan(dp=8, recompute="none", zero=1, **away), Workload(8, 4096)
+    cluster, stack = load_cluster("dgx_h100"), load_stack("generic")
+    estimator = LayerEstimator(LLAMA, cluster, plan, work, "bf16", stack)
+    layer = sum(size for _, size in estimator.layer("dense", "none").saved)
+    weights = (LLAMA.total_params() + 24 * 1024) / 8  # the vocabulary is padded to 1,024 rows
+    by_hand = (LLAMA.layers - 2) * layer if plan.activation_offload else weights * 12
+    need = peak(LLAMA, plan, work, "bf16", stack)
+    assert need.host == pytest.approx(by_hand, rel=1e-3)
+    assert peak(LLAMA, Plan(dp=8, recompute="none", zero=1), work, "bf16", stack).host == 0
+    for share, over in ((1.01, False), (0.99, True)):
+        room = dataclasses.replace(cluster, host_memory_bytes=figure(share * by_hand, "bytes", "host"))
+        if not over:
+            assert check_fits(LLAMA, room, plan, work, "bf16", stack) == need
+            continue
+        with pytest.raises(InputError, match=r"host memory .* GiB over .* DGX H100; set options\.") as refusal:
+            check_fits(LLAMA, room, plan, work, "bf16", stack)
+        said = str(refusal.value).split("; set ")[1].split(" or ")
+        changes = {
+            words: changed for words, changed, _ in (*_back_on_the_chip(plan, work), *_changes(plan, LLAMA, work))
+        }
+        for words in said:
+            assert check_fits(LLAMA, room, changes[words], work, "bf16", stack).host <= room.host_memory_bytes.value
 
 
 def test_what_is_missing_is_said_in_gib():

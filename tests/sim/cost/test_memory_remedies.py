@@ -24,6 +24,7 @@ BY_HAND = [  # pp=8 has more stages than layers, tp=8 more ranks than key-value 
     "plan.tp=2 plan.dp=4 recompute=full",
     "plan.tp=4 plan.dp=2 recompute=full",
     "options.optimizer_offload=true",
+    "options.activation_offload=true",
     "plan.cp=2 plan.dp=4",
 ]
 
@@ -44,6 +45,8 @@ def test_the_list_is_the_one_by_hand():
         (dict(zero=3), {"options.zero=1", "options.zero=3", "options.zero=3 recompute=full"}),
         (dict(recompute="full"), {"recompute=full", "options.zero=3 recompute=full"}),
         (dict(offload=True), {"options.optimizer_offload=true"}),
+        (dict(activation_offload=True), {"options.activation_offload=true"}),
+        (dict(recompute="selective_ops"), {"options.activation_offload=true"}),  # not simulated together
         (dict(vpp=2), {"plan.pp=4 plan.dp=2 recompute=full"}),  # four stages of two chunks: more than four layers
     ],
 )
@@ -57,7 +60,7 @@ def test_a_length_that_does_not_halve_is_not_cut_over_chips():
 
 
 def test_one_chip_has_nothing_to_shard_over():
-    assert offered(replace(PLAN, dp=1)) == ["micro_batch=1", "recompute=full", "options.optimizer_offload=true"]
+    assert offered(replace(PLAN, dp=1)) == ["micro_batch=1", "recompute=full", *BY_HAND[-3:-1]]
 
 
 DOCUMENT = {
@@ -80,7 +83,7 @@ def test_followed_as_keys_of_a_scenario_it_is_the_plan_that_was_weighed(words, c
     for one in words.split():
         document = set_value(document, one)
     found = resolve(document, "followed").plan
-    keys = ("tp", "pp", "dp", "cp", "micro_batch", "zero", "recompute", "offload", "num_chips")
+    keys = ("tp", "pp", "dp", "cp", "micro_batch", "zero", "recompute", "offload", "activation_offload", "num_chips")
     assert {k: getattr(found, k) for k in keys} == {k: getattr(changed, k) for k in keys}
     assert found.num_chips == PLAN.num_chips
     before, after = (memory.peak(MODEL, plan, work).total_bytes for plan in (PLAN, changed))

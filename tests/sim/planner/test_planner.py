@@ -8,15 +8,15 @@ from minglm.errors import InputError
 from sim.base.pareto import Front
 from sim.cli.main import main
 from sim.cost.evaluate import in_closed_form
+from sim.cost.memory import peak
 from sim.planner.explain import parts
-from sim.planner.planner import answer, find
+from sim.planner.planner import answer, complete, find
 from sim.planner.question import question
 from sim.planner.space import default_space, divisors, replicas
 from sim.scenario.training import resolve
 from sim.spec.hardware import load_cluster
 from sim.spec.model_loader import load_model
 from sim.spec.plan import Plan
-from sim.study.answer import figures, simulate
 
 
 def call(capsys, *argv):
@@ -287,14 +287,34 @@ def test_a_flag_changes_any_key_of_a_scenario_as_a_file_does():
     assert q.pinned["tp"] == [4, 8] and "failures.level" not in q.pinned and "plans" not in q.pinned
 
 
-def test_activations_in_host_memory_are_searched_where_they_are_named():
-    """Long rows on few chips: what a person turns by hand (`options.activation_offload`), the search can turn too."""
-    asked = dict(model="llama3_70b", chip="h100", chips=32, seq=32_768, batch=32)
-    plain = answer(question(**asked), 1)
-    both = answer(question(**asked, fixed={"activation_offload": [False, True]}), 1)
-    assert both["document"]["options"]["activation_offload"] is True and both["winner"]["recompute"] == "none"
-    assert both["winner"]["step_s"] < plain["winner"]["step_s"]
-    by_hand = {**plain["document"], "recompute": "none"}
-    by_hand["options"] = {**by_hand["options"], "activation_offload": True}
-    assert both["winner"]["step_s"] <= figures(simulate(resolve(by_hand)))["step_s"] * (1 + 1e-9)
-    assert figures(simulate(resolve(both["document"])))["step_s"] == both["winner"]["step_s"]
+def test_host_memory_is_used_where_the_chip_has_too_little_and_the_host_enough():
+    """Long rows on few chips: what a person turns by hand, the search turns unasked, as far as host memory goes."""
+    widths = {"tp": [1, 2], "pp": 1, "cp": 2, "micro_batch": 1}
+
+    def best(host="256 GiB", **fixed):
+        cluster = {"like": "dgx_h100", "host_memory_bytes": host}
+        q = question("llama3_70b", cluster, 32, seq=32_768, batch=32, fixed={**widths, **fixed})
+        return answer(q, 1)
+
+    kept, away = best(activation_offload=False, offload=False), best()
+    assert away["document"]["options"]["activation_offload"] is True and away["winner"]["recompute"] == "none"
+    assert "activation_offload" in away["winner"]["plan"] and away["winner"]["step_s"] < kept["winner"]["step_s"]
+    run = resolve(away["document"]).run
+    need = peak(run.model, run.plan, run.workload, run.precision, run.stack).host
+    assert 0 < need <= 256 * 2**30
+    # hosts with a little more than that, a little less, and hardly any
+    enough, short, none = (best(share * need)["winner"] for share in (1.001, 0.999, 1e-6))
+    assert enough["plan"] == away["winner"]["plan"] and enough["step_s"] == away["winner"]["step_s"]
+    assert short["plan"] != enough["plan"] and short["step_s"] > enough["step_s"]
+    assert none["step_s"] == kept["winner"]["step_s"] and "offload" not in none["plan"]
+
+
+def test_a_phase_does_not_inherit_what_the_first_plan_has_in_host_memory():
+    """Long rows first, short ones after: the plan of the short rows keeps its activations on the chip."""
+    phases = [{"tokens": "1T", "seq": 32_768, "batch": "1M"}, {"tokens": "1T", "seq": 2048, "batch": "1M"}]
+    q = question("llama3_70b", chip="h100", chips=32, seq=32_768, batch_tokens="1M", phases=phases)
+    document = complete(q.document)
+    assert document["options"]["activation_offload"] is True
+    (short,) = document["plans"]
+    assert short["options"]["activation_offload"] is False
+    assert not resolve(document).candidates[0].activation_offload
