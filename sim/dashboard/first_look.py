@@ -1,9 +1,9 @@
 """A first look: what the planner page shows at once, while `sim.dashboard.state.answer` is still at work.
 
-The plan keeps the widths of the last answer where they still fit, else it is the best of a few that most runs use; its
-step is worked off by the search's fast model and one campaign stands for the median of several. With the same widths
-the drawn facts move the step as they moved the last one. The figures are near those that follow, and the page says that
-they are a first look.
+The plan keeps the widths of the last answer where they still fit, else it is the best of a few that most runs use (as
+the page opens, of a few more: `sim.planner.quick.once`); its step is worked off by the search's fast model and one
+campaign stands for the median of several. With the same widths the drawn facts move the step as they moved the last
+one. The figures are near those that follow, and the page says that they are a first look.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sim.dashboard.state import Answer, answered, known_costs
 from sim.planner.candidates import PlanCosts
 from sim.planner.planner import completed
 from sim.planner.question import Question, space_of
-from sim.planner.quick import coarse, narrowed
+from sim.planner.quick import coarse, narrowed, once
 from sim.planner.refine import refined
 from sim.planner.search import RankedPlan, search
 from sim.planner.space import AXES, Space
@@ -29,10 +29,10 @@ WIDTHS = {"tp": (8,), "ep": (8,), "zero": (1,), "mtp_before_head": (0,)}  # of t
 FEW_PIPELINES = (("1f1b", 1), ("interleaved", 2), ("zb-h1", 1))
 
 
-def first_look(values: Mapping[str, str], fixed: Mapping[str, object] | None, before: Answer) -> Answer:
+def first_look(values: Mapping[str, str], fixed: Mapping[str, object] | None, before: Answer | None = None) -> Answer:
     """The controls answered in about a tenth of a second.
 
-    before: the last answer: where its plan fits, its widths are kept.
+    before: the last answer, if any: where its plan fits, its widths are kept.
     Raises:
         InputError: a control's value is refused, or no plan is found at a glance.
     """
@@ -40,9 +40,12 @@ def first_look(values: Mapping[str, str], fixed: Mapping[str, object] | None, be
     q = question_of(values, fixed)
     candidate, costs = _at_a_glance(q, before)
     document = completed(q, costs, candidate)
-    if document.get("phases") is not None and "plans" in before.document:
-        document["plans"] = before.document["plans"]
-    steps = before.steps if _is_near(q, before) and _has_same_widths(candidate, before.candidate) else None
+    steps = None
+    if before is not None:
+        if document.get("phases") is not None and "plans" in before.document:
+            document["plans"] = before.document["plans"]
+        if _is_near(q, before) and _has_same_widths(candidate, before.candidate):
+            steps = before.steps
     return answered(values, fixed, q, candidate, costs, SAMPLES, document, glance, steps=steps)
 
 
@@ -52,10 +55,12 @@ def _has_same_widths(one: RankedPlan, other: RankedPlan) -> bool:
     return a._replace(dp=b.dp, batch=b.batch) == b
 
 
-def _at_a_glance(q: Question, before: Answer) -> tuple[RankedPlan, PlanCosts]:
+def _at_a_glance(q: Question, before: Answer | None) -> tuple[RankedPlan, PlanCosts]:
     """The last plan's widths where they fit, or a handful of common ones: the better of the two where the question is
     another."""
     space, costs = space_of(q), known_costs(q)
+    if before is None:
+        return once(q, costs), costs
     plans: list[RankedPlan] = []
     for some in (_as_before(space, before.candidate), _few(space, q)):
         if some is not None and not (plans and _is_near(q, before)):

@@ -29,6 +29,7 @@ from sim.dashboard.widgets import Inputs
 from sim.report.html import escape
 
 NOW = "what is shown now"
+SERVED = "VOILA_KERNEL_ID"  # in the environment of a kernel that Voila serves
 FIRST_LOOK = '<p class="note">A first look; the plan and its interval are being worked out.</p>'
 
 
@@ -94,12 +95,26 @@ class Page:
         self.normal = Normal(lambda: self.inputs.values, lambda: self.answer, self._guard, pictures.block)
         self._wire()
         self._compare_options()
-        self.answer = state.answer(self.inputs.values if values is None else dict(values))
+        asked = self.inputs.values if values is None else dict(values)
+        self.answer = self._opening(asked)
         self._draw(self.answer, None)
         if values is not None:
             self.inputs.show(values)
         self._versus()
         self.widget = lay_out(self)
+        if self.answer.is_first_look:
+            self._asked = (dict(asked), {})
+            self.work.start(lambda check: self._full(asked, {}, check), lambda full: self._finish_later(full, False))
+
+    def _opening(self, values: Mapping[str, str]) -> state.Answer:
+        """What the page opens with: a first look where it is served, so that pictures are there while the rest is
+        worked out; the full answer in a notebook, whose output is kept."""
+        if SERVED in os.environ and can_wait():
+            try:
+                return first_look(values, {})
+            except InputError:
+                pass  # the full answer says why, or finds what a glance does not
+        return state.answer(values)
 
     def _wire(self) -> None:
         self.search.on_click(lambda _: self._search())

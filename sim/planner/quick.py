@@ -15,7 +15,7 @@ from typing import Any
 from minglm.errors import InputError
 from sim.planner.candidates import PlanCosts
 from sim.planner.question import Question, space_of
-from sim.planner.refine import refine
+from sim.planner.refine import refine, refined
 from sim.planner.search import RankedPlan, search
 from sim.planner.space import AXES, Space
 
@@ -90,6 +90,28 @@ def quick(
             seen[axes] = top
         ends.append(top)
     return min(ends, key=lambda f: f.value(q.objective)), shared
+
+
+def once(q: Question, costs: PlanCosts) -> RankedPlan:
+    """The best of a coarse look, bettered along each few axes once: half a second of a core, where `quick` takes
+    several.
+
+    Raises:
+        InputError: the coarse look finds nothing.
+    """
+    space = space_of(q)
+    found: RankedPlan | None = None
+    for axes in ((), *TOGETHER):
+        some = narrowed(space, found, axes) if found else coarse(space, q)[0]
+        best = search(costs, some, q.cluster.num_chips, q.batch, q.objective, FEW).best
+        for plan in [refined(costs, plan) for plan in best]:
+            if found is None or plan.value(q.objective) < found.value(q.objective):
+                found = plan
+        if found is None:
+            break
+    if found is None:
+        raise InputError(f"no plan of {q.model.name} is found at a glance")
+    return found
 
 
 def coarse(space: Space, q: Question) -> list[Space]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +10,7 @@ from dataclasses import replace
 from minglm.errors import InputError
 from sim.cost.memory import check_fits
 from sim.planner.candidates import PlanCosts
-from sim.planner.question import Question
+from sim.planner.question import OPTION_OF, Question
 from sim.planner.quick import quick
 from sim.planner.search import Outcome
 from sim.spec.plan import describe
@@ -30,10 +31,10 @@ def nothing_fits(q: Question, costs: PlanCosts, out: Outcome) -> str:
     try:
         check_fits(q.model, q.cluster, costs.plan(c), costs.load(c), q.precision, q.stack)
     except InputError as err:
-        # the full search has tried the single changes that check_fits would name
+        # the full search has tried the single changes that check_fits would name, what lies in host memory among them
         reason = str(err).split(";")[0]
-        remedy = _first_that_works(_with_chips(q)) or (
-            "offload the optimiser states (--set optimizer_offload=true), or take a chip with more memory"
+        remedy = _first_that_works(itertools.chain(_with_chips(q), _without_a_pin(q))) or (
+            "take a chip with more memory"
         )
         return f"{head}; nearest is {describe(costs.plan(c))} recompute {c.recompute} ZeRO {c.zero}: {reason}; {remedy}"
     return head
@@ -85,6 +86,11 @@ def _dividing(q: Question) -> Iterator[tuple[str, Question]]:
                 f"allow the batch to differ (--batch-tolerance {tolerance:.0%})",
                 replace(q, tolerance=tolerance),
             )
-    for key in pinned:
-        yield f"leave {key} out", replace(q, pinned={k: v for k, v in q.pinned.items() if k != key})
+    yield from _without_a_pin(q)
     yield from _with_chips(q)
+
+
+def _without_a_pin(q: Question) -> Iterator[tuple[str, Question]]:
+    for key in q.pinned:
+        other = replace(q, pinned={k: v for k, v in q.pinned.items() if k != key})
+        yield f"leave {OPTION_OF.get(key, key)} out", other

@@ -433,11 +433,14 @@ def _divisor(of: int, near: int) -> int:
     return next(d for d in range(min(of, near), 0, -1) if of % d == 0)
 
 
+_AWAY = {"activation_offload": "act-offload", "offload": "opt-offload"}
+
+
 def describe(plan: Plan) -> str:
-    """'TP8 PP16 DP780 EP32 zb-h1'."""
+    """'TP8 PP16 DP780 EP32 zb-h1'; what lies in host memory last: 'act-offload', 'opt-offload'."""
     parts = [f"TP{plan.tp}", f"PP{plan.pp}"] + [
         f"{k.upper()}{getattr(plan, k)}" for k in ("cp", "ep", "etp") if getattr(plan, k) > 1
     ]
-    away = [name for name in ("activation_offload", "offload") if getattr(plan, name)]
+    away = [short for name, short in _AWAY.items() if getattr(plan, name)]
     parts += [f"DP{plan.dp}", plan.schedule] + ([f"v{plan.vpp}"] if plan.vpp > 1 else [])
-    return " ".join(parts + [{"offload": "optimizer_offload"}.get(name, name) for name in away])
+    return " ".join(parts + away)

@@ -204,13 +204,15 @@ def mfu(s: Scenario, p: Point) -> list[dict]:
 
 def memory_facts(s: Scenario, p: Point) -> dict:
     """Memory of the pipeline rank that needs most."""
-    capacity = s.cluster.chip.memory_bytes.value
+    capacity, host = s.cluster.chip.memory_bytes.value, s.cluster.host_memory_bytes.value
+    offloaded = {"host_gib": p.memory.host / 2**30, "host_capacity_gib": host / 2**30} if p.memory.host else {}
     return {
         "gib": p.memory.total_bytes / 2**30,
         "capacity_gib": capacity / 2**30,
         "share": p.memory.total_bytes / capacity,
         "rank": p.memory.rank,
         "parts_gib": {k: v / 2**30 for k, v in p.memory.breakdown().items()},
+        **offloaded,
     }
 
 

@@ -546,3 +546,21 @@ def test_what_serving_earns_is_what_the_command_line_prints(capsys):
             serving.earned("glm5", "chip:h200", "wide", *refused)
     with pytest.raises(InputError, match="910C-die"):
         serving.earned("glm5", "chip:910c_die", "wide", "1", "3.2")
+
+
+def test_a_served_page_opens_with_a_first_look_and_refines_it(monkeypatch):
+    """What is served has pictures before the plan is worked out; a notebook, whose output is kept, waits for it."""
+    from sim.dashboard import page as served
+    from sim.planner.quick import once
+
+    assert not served.Page(SMALL).answer.is_first_look
+    monkeypatch.setenv(served.SERVED, "a kernel")
+    monkeypatch.setattr(served, "can_wait", lambda: True)
+    page = served.Page(SMALL)
+    assert page.answer.is_first_look and served.FIRST_LOOK in page.top.value and "bar" in page.pictures["memory"].value
+    page.settle()
+    assert not page.answer.is_first_look and served.FIRST_LOOK not in page.top.value
+    assert state.sentence(page.answer) == state.sentence(state.answer(SMALL))
+    q = controls.question_of(controls.DEFAULT)
+    glance, best = once(q, state.known_costs(q)), quick(q)[0]
+    assert best.step_s <= glance.step_s * (1 + 1e-9) and glance.value("tokens") < 1.15 * best.value("tokens")

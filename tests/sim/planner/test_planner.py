@@ -298,7 +298,7 @@ def test_host_memory_is_used_where_the_chip_has_too_little_and_the_host_enough()
 
     kept, away = best(activation_offload=False, offload=False), best()
     assert away["document"]["options"]["activation_offload"] is True and away["winner"]["recompute"] == "none"
-    assert "activation_offload" in away["winner"]["plan"] and away["winner"]["step_s"] < kept["winner"]["step_s"]
+    assert "act-offload" in away["winner"]["plan"] and away["winner"]["step_s"] < kept["winner"]["step_s"]
     run = resolve(away["document"]).run
     need = peak(run.model, run.plan, run.workload, run.precision, run.stack).host
     assert 0 < need <= 256 * 2**30

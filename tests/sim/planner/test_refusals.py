@@ -32,7 +32,7 @@ def refused(capsys, argv):
         ([*PLAN, "--batch", "9", "--set", "schedule=zb-v", "--set", "pp=4", "--set", "dp=3"], r"(--batch \d+)"),
         ([*PLAN, "--seq", "8192", "--batch-tokens", "4k"], r"(at least \d+)"),
         ([*PLAN, "--phases", "glm5"], "leave phases out"),
-        ([*PLAN[:2], "llama3_70b", *PLAN[3:6], "8", "--samples", "0"], r"(--chips \d+)"),
+        ([*PLAN[:2], "llama3_70b", *PLAN[3:6], "2", "--samples", "0"], r"(--chips \d+)"),
         ([*PLAN, "--budget", "10", "--deadline", "90 days"], r"(--budget \d+)"),
         ([*PLAN, "--budget", "10", "--deadline", "90 days"], r"(--deadline '[^']+')"),
         ([*PLAN, "--deadline", "1 hour"], r"(--deadline '[^']+')"),
