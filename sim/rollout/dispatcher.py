@@ -20,6 +20,7 @@ from sim.rollout.collector import Collector
 from sim.rollout.engine import Engine
 from sim.rollout.group import Group
 from sim.rollout.placement import Placement
+from sim.rollout.request_buffer import RequestBuffer
 from sim.rollout.timeline import Signal, Timeline
 from sim.rollout.trajectory import Trajectory
 
@@ -43,12 +44,12 @@ class Dispatcher:
         self._rng = random.Random(case.seed)
         self._placement = Placement(case.placement, engines, case.policy.prompts_per_batch)
         self._dirty: dict[int, Engine] = {}  # changed at this moment, to be planned
-        self._divided = case.placement == "divided"
+        self._requests = RequestBuffer(engines, case.lengths.longest) if case.placement == "divided" else None
         # Until when, and for how long from any moment on, the trainer leaves engines alone; it says so while it waits
         self.untouched_until, self.untouched_for_s = 0.0, 0.0
         # Nothing is handed out when requests end: then an engine that is left alone hangs on nothing but itself
         self._runs_ahead = (
-            not self._divided
+            self._requests is None
             and case.filter_keep >= 1.0
             and self.policy.max_concurrent is None
             and self.policy.filter_staleness_above is None
@@ -90,14 +91,22 @@ class Dispatcher:
         return group
 
     def _dispatch(self, trajectory: Trajectory) -> None:
-        """To the queue of the engine that the placement chooses."""
-        engine = self._placement.choose(trajectory.group)
+        """To the queue of the engine that the placement chooses, or to the buffer of divided rollout."""
+        if self._requests is None:
+            self._queue(trajectory, self._placement.choose(trajectory.group))
+        else:
+            self._requests.add(trajectory)
+
+    def _queue(self, trajectory: Trajectory, engine: Engine) -> None:
         if engine.id not in self._dirty:
             engine.advance(self.timeline.now)
             self._dirty[engine.id] = engine
         engine.queue.append(trajectory)
 
     def _plan_changed(self) -> None:
+        if self._requests is not None:
+            for trajectory, chosen in self._requests.hand_out():
+                self._queue(trajectory, chosen)
         dirty, self._dirty = self._dirty, {}
         for engine in dirty.values():
             self.plan(engine)
@@ -142,8 +151,9 @@ class Dispatcher:
             self.collector.count(-1)
         self._dirty[engine.id] = engine
         any_complete = self._ended(engine, ended, now)
-        if self._divided:
+        if self._requests is not None:
             for trajectory in ended:
+                self._requests.chunk_ended(engine, trajectory)
                 if trajectory.done < trajectory.length:
                     self._dispatch(trajectory)
         self._go_on(any_complete)
@@ -172,7 +182,7 @@ class Dispatcher:
         """Book requests of an engine that end then; whether a group is complete with that now."""
         any_complete = False
         for trajectory in trajectories:
-            if self._divided and trajectory.done < trajectory.length:
+            if self._requests is not None and trajectory.done < trajectory.length:
                 continue
             if self.rolling_out:
                 self.collector.ended(at_s)
@@ -267,6 +277,8 @@ class Dispatcher:
         self.running_versions.clear()
         self.status.running, self.status.finished = 0, len(self.finished)
         self._placement.reset()
+        if self._requests is not None:
+            self._requests.clear()
 
     def slow_down(self, factor: float) -> None:
         """From now on every engine takes `factor` times its usual seconds: a trainer shares the machine, or no

@@ -46,6 +46,8 @@ PUBLISHED = Section(
         Field("rollout_speedup", "ratio", "of generated tokens/s over `against`", low=_LEAST),
         Field("gain", "ratio", "rollout_speedup less one", ("gain_percent",), low=_LEAST),
         Field("tail_share", "ratio", "of the rollout, until its last tenth has ended", ("tail",), low=_LEAST),
+        Field("rollout_idle", "ratio", "of the rollout, engines without a request", low=_LEAST),
+        Field("preemptions", "count", "requests of a step that a full cache puts back", low=_LEAST),
         Field("tokens_per_s", "count", "generated", ("throughput",), low=_LEAST),
         Field("tokens_per_s_per_chip", "count", "generated", ("tokens_per_s_chip",), low=_LEAST),
         Field("trained_tokens_per_s", "count", "", low=_LEAST),
@@ -322,7 +324,7 @@ CASE = Section(
             "published",
             "any",
             "what was measured: seconds of a step, or a mapping of step_s, rollout_s, speedup, gain, tail_share, "
-            "tokens_per_s, tokens_per_s_per_chip",
+            "rollout_idle, preemptions, tokens_per_s, tokens_per_s_per_chip",
             ("measured",),
             read_value=_published,
         ),

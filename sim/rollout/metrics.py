@@ -8,7 +8,7 @@ from sim.rollout.result import Result
 from sim.rollout.scenario import RolloutScenario, baseline
 from sim.rollout.simulate import simulate
 
-IN_POINTS = ("gain", "tail_share")  # quantities whose error is a difference
+IN_POINTS = ("gain", "tail_share", "rollout_idle")  # quantities whose error is a difference
 
 
 def compare(case: RolloutScenario, result: Result | None = None) -> list[dict[str, Any]]:
@@ -34,8 +34,10 @@ def quantity(name: str, result: Result, base: Result | None = None) -> float:
     """One figure of a result, against a baseline where it is a ratio."""
     if name in ("step_s", "rollout_s", "tokens_per_s", "trained_tokens_per_s"):
         return float(getattr(result.throughput, name))
-    if name == "tail_share":
-        return result.utilisation.tail_share
+    if name in ("tail_share", "rollout_idle"):
+        return float(getattr(result.utilisation, name))
+    if name == "preemptions":
+        return result.waste.preemptions / len(result.steps)
     if name == "tokens_per_s_per_chip":
         return result.throughput.tokens_per_s / result.chips
     assert base is not None, f"{name} is a ratio: it needs a baseline"

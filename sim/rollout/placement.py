@@ -7,8 +7,8 @@
 * `group`: all samples of a prompt to one engine, the one with the fewest requests then; they stay.
 * `shard`: a batch is cut into as many contiguous parts as there are engines before the first token, and never
   rebalanced: an engine with long answers works on while the others wait.
-* `divided`: samples run in chunks of tokens and each chunk goes to the engine with the fewest requests, with its cache
-  from a pool that all engines share (Seer's divided rollout).
+* `divided`: samples run in chunks of tokens that wait in one buffer for all engines; each goes to the engine with the
+  most room in its cache, once it has room for the whole chunk (Seer's divided rollout, `sim.rollout.request_buffer`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from sim.rollout.engine import Engine
 from sim.rollout.group import Group
 
 PLACEMENTS = ("sample", "group", "shard", "divided")
-DIVIDED_CHUNK = 8192  # assumed: tokens of a chunk of divided rollout; Seer names chunks, not their size
 
 
 @dataclass(frozen=True)

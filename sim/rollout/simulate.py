@@ -27,7 +27,7 @@ from sim.rollout.case import Case
 from sim.rollout.collector import Collector
 from sim.rollout.dispatcher import Dispatcher
 from sim.rollout.engine import Engine
-from sim.rollout.placement import DIVIDED_CHUNK
+from sim.rollout.request_buffer import CHUNK
 from sim.rollout.result import Result
 from sim.rollout.timeline import Timeline
 from sim.rollout.trainer_process import TrainerProcess
@@ -48,7 +48,7 @@ def _engines(case: Case) -> list[Engine]:
             topk=case.topk,
             share_prompts=case.share_prompts,
             kv_offload_s=case.kv_offload_s,
-            chunk=DIVIDED_CHUNK if case.placement == "divided" else None,
+            chunk=CHUNK if case.placement == "divided" else None,
         )
         for i in range(case.engines)
     ]

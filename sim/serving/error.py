@@ -1,4 +1,4 @@
-"""How wrong a decode step may be: the range that holds 80% of the engines that others measured, by kind of model.
+"""How wrong a decode step may be: the range that holds 80% of engines and models not seen, by kind of model.
 
 >>> from sim.spec.model_loader import load_model
 >>> low, high = interval(load_model("glm5"))
@@ -41,8 +41,8 @@ def interval(model: ModelSpec) -> tuple[float, float]:
 def interval_text(intervals: Mapping[str, tuple[float, float]]) -> str:
     """The content of data/serving/intervals.yaml, which `interval` reads."""
     head = (
-        "# Measured over predicted seconds of a decode step: the range that holds 80% of the supported rows of "
-        "engines.csv.gz, each\n# group of model, chip and engine with the same weight. Made by `python -m "
-        "sim.validation.engine_rows_rebuild`; do not edit.\nintervals:\n"
+        "# Measured over predicted seconds of a decode step: the range that holds 80% of further groups of model, chip "
+        "and engine,\n# from the supported rows of engines.csv.gz (hierarchical conformal prediction).\n# Made by "
+        "`python -m sim.validation.engine_rows_rebuild`; do not edit.\nintervals:\n"
     )
     return head + "".join(f'  "{kind}": [{low:.3f}, {high:.3f}]\n' for kind, (low, high) in sorted(intervals.items()))

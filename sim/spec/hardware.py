@@ -381,8 +381,12 @@ def _find(folder: str, name: str, what: str) -> tuple[str, Path]:
     if stem is None:
         names = _names(folder)
         shown = str(name) if len(str(name)) <= 60 else str(name)[:57] + "…"
+        hint = nearest(shown.lower(), known)
+        chip = _aliases("chips").get(str(name).strip().lower()) if folder == "clusters" else None
+        if chip is not None and (usual := _load_chip(chip).cluster):
+            hint = f" (a chip; it usually sits in {usual})"
         raise InputError(
-            f"{what} {shown!r}: not known{nearest(shown.lower(), known)}; known: {', '.join(names)}; "
+            f"{what} {shown!r}: not known{hint}; known: {', '.join(names)}; "
             f"or describe it in the file (see {datafiles.where(folder)})"
         )
     return stem, _names(folder)[stem]

@@ -1,6 +1,6 @@
 """What the simulator misses of measured engines: TPOT and TTFT by whole groups, and how often the intervals hold.
 
-Rows, uses and predictions: `sim.validation.engine_rows`. A group's interval is made of the other groups of its kind.
+Rows, uses and predictions: `sim.validation.engine_rows`. A group's interval is made of the other groups.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sim.validation.engine_rows import (
 )
 
 LEAST_GROUP = 5  # rows from which a group's error counts as one
+ENOUGH = 20  # groups from which a kind has an interval of its own: it is then at most 10 points wider than 80% asks for
 
 
 def _bracket(value: float, edges: tuple[int, ...]) -> str:
@@ -90,74 +91,87 @@ def _errors(ratios: Iterable[float]) -> dict[str, float]:
 
 
 def coverage(compared: Sequence[tuple[EngineRow, float]]) -> dict[str, dict[str, float]]:
-    """How many rows lie in the interval that the other groups of their kind give, by kind and level.
+    """How many rows lie in the interval that the other groups give (`known_groups`), by kind and over all.
 
-    The interval of a group: quantiles of measured over predicted among the rows of all other groups of its kind, each
-    group with the same weight, around the prediction.
+    Returns: kind → rows, within_50 and within_80 (shares of the rows), groups_within_80 (each group with the same
+    weight, which is what the rule promises), high_over_low_80 (median).
     """
-    by_group: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    kinds: dict[tuple[str, str, str], str] = {}
-    for row, ratio in compared:
-        by_group[row.group].append(1.0 / ratio)
-        kinds[row.group] = row.kind
-    result: dict[str, dict[str, float]] = {}
-    for kind in sorted(set(kinds.values())):
-        groups = [g for g in by_group if kinds[g] == kind]
-        inside, total, widths = {50: 0, 80: 0}, 0, []
-        for group in groups:
-            others = [by_group[g] for g in groups if g != group]
-            total += len(by_group[group])
-            for level in inside:
-                low, high = weighted_quantiles(others, (0.5 - level / 200, 0.5 + level / 200))
-                inside[level] += sum(low <= truth <= high for truth in by_group[group])
-                if level == 80:
-                    widths.append(high / low)
-        result[kind] = {
-            "rows": total,
-            "within_50": inside[50] / total,
-            "within_80": inside[80] / total,
-            "high_over_low_80": statistics.median(widths),
+    by_kind = _factors((row, 1.0 / ratio) for row, ratio in compared)
+    found: dict[str, list[tuple[int, float, float, float]]] = {}
+    for kind, groups in by_kind.items():
+        for group, truths in groups.items():
+            known = known_groups(by_kind, kind, without=group)
+            half, most = conformal_interval(known, 0.5), conformal_interval(known, 0.8)
+            in_half, in_most = (sum(low <= truth <= high for truth in truths) for low, high in (half, most))
+            width = most[1] / most[0] if most[0] else math.inf
+            found.setdefault(kind, []).append((len(truths), in_half, in_most, width))
+    parts = {kind: found[kind] for kind in sorted(found)}
+    parts["all"] = [one for some in found.values() for one in some]
+    return {
+        kind: {
+            "rows": (rows := sum(n for n, *_ in some)),
+            "within_50": sum(inside for _, inside, _, _ in some) / max(rows, 1),
+            "within_80": sum(inside for _, _, inside, _ in some) / max(rows, 1),
+            "groups_within_80": sum(inside / n for n, _, inside, _ in some) / max(len(some), 1),
+            "high_over_low_80": statistics.median(width for *_, width in some) if some else math.nan,
         }
-    return result
+        for kind, some in parts.items()
+    }
 
 
-def weighted_quantiles(groups: Sequence[Sequence[float]], shares: Sequence[float]) -> list[float]:
-    """Quantiles of the values of several groups, each group with the same weight; (1, 1) of nothing.
+_Groups = dict[tuple[str, str, str], list[float]]  # (model, chip, engine) → measured over predicted seconds
 
-    That is CDF pooling of two layers (Dunn, Wasserman and Ramdas, arXiv 1809.07441), right as groups get
-    many; the rule with a guarantee for few (Lee, Barber and Willett, arXiv 2306.06342) gives the group that is asked
-    about a weight of its own beyond either end, and is the wider the fewer there are.
+
+def _factors(rows: Iterable[tuple[EngineRow, float]]) -> dict[str, _Groups]:
+    """Measured over predicted seconds by kind and group."""
+    by_kind: dict[str, _Groups] = defaultdict(lambda: defaultdict(list))
+    for row, factor in rows:
+        by_kind[row.kind][row.group].append(factor)
+    return by_kind
+
+
+def known_groups(
+    by_kind: Mapping[str, _Groups], kind: str, without: tuple[str, str, str] | None = None
+) -> list[list[float]]:
+    """The groups that an interval for a question of a kind is made of: those of the kind, or of all where it has fewer
+    than `ENOUGH`."""
+    own = (
+        by_kind[kind] if len(by_kind[kind]) >= ENOUGH else {k: v for some in by_kind.values() for k, v in some.items()}
+    )
+    return [factors for group, factors in own.items() if group != without]
+
+
+def conformal_interval(groups: Sequence[Sequence[float]], level: float) -> tuple[float, float]:
+    """(low, high) that hold a row of a new group with probability `level` at least, where groups are exchangeable.
+
+    Hierarchical conformal prediction (Lee, Barber and Willett, arXiv 2306.06342), half of the rest on either side:
+    every group has the same weight whatever its rows, and so has the group that is asked about, which may lie beyond
+    either end. With K groups that holds for `level` of new groups at least and for 2 / (K + 1) more at most; below
+    K = 2 / (1 - level) - 1 nothing is known of an end, and the interval is (0, inf).
     """
-    weighted = sorted((value, 1.0 / len(group)) for group in groups for value in group)
-    if not weighted:
-        return [1.0 for _ in shares]
-    total, found = sum(w for _, w in weighted), []
-    for share in shares:
-        below = 0.0
-        quantile = weighted[-1][0]
-        for value, weight in weighted:
-            below += weight
-            if below >= share * total:
-                quantile = value
-                break
-        found.append(quantile)
+    tail = (1.0 - level) / 2
+    return 1.0 / _upper([[1.0 / v for v in group] for group in groups], tail), _upper(groups, tail)
+
+
+def _upper(groups: Sequence[Sequence[float]], tail: float) -> float:
+    """The value that has at most `tail` of the weight of K + 1 groups above it, the last of them above all values."""
+    weighted = sorted(((value, 1.0 / len(group)) for group in groups for value in group), reverse=True)
+    above, found = 1.0, math.inf
+    for value, weight in weighted:
+        if above > tail * (len(groups) + 1) + 1e-9:
+            break
+        found = value
+        above += weight
     return found
 
 
 def measured_intervals() -> dict[str, tuple[float, float]]:
-    """(low, high) of measured over predicted seconds that holds 80% of the supported rows, by kind.
+    """(low, high) of measured over predicted seconds that holds 80% of new groups, by kind.
 
     `data/serving/intervals.yaml` keeps them, so that an answer need not predict every row; a test compares.
     """
-    by_kind: dict[str, dict[tuple[str, str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in load():
-        if use_of(row)[0] != "unsupported":
-            by_kind[row.kind][row.group].append(row.tpot_ms / predict_ms(row))
-    result = {}
-    for kind, groups in by_kind.items():
-        low, high = weighted_quantiles(list(groups.values()), (0.1, 0.9))
-        result[kind] = (low, high)
-    return result
+    by_kind = _factors((row, row.tpot_ms / predict_ms(row)) for row in load() if use_of(row)[0] != "unsupported")
+    return {kind: conformal_interval(known_groups(by_kind, kind), 0.8) for kind in by_kind}
 
 
 def summary_text(result: dict[str, Any]) -> str:
@@ -179,10 +193,15 @@ def summary_text(result: dict[str, Any]) -> str:
     first = result["ttft"]
     lines += ["TTFT where prompts seldom wait for each other", head, *lines_of(first)]
     lines += [*(line(name, e) for name, e in first["by_engine"].items()), ""]
-    lines.append("intervals from the other groups of a kind: rows inside the 50% and the 80% interval, high / low")
+    lines.append(
+        f"intervals from the other groups (of all kinds, where a kind has fewer than {ENOUGH}): rows inside the 50% "
+        "and the 80% interval,"
+    )
+    lines.append("groups inside the 80% interval, high / low")
     for kind, c in result["coverage"].items():
         lines.append(
-            f"  {kind:<52} {c['rows']:>5} {c['within_50']:>7.0%} {c['within_80']:>7.0%} {c['high_over_low_80']:>7.2f}"
+            f"  {kind:<52} {c['rows']:>5} {c['within_50']:>7.0%} {c['within_80']:>7.0%} "
+            f"{c['groups_within_80']:>7.0%} {c['high_over_low_80']:>7.2f}"
         )
     lines += ["", "not compared", *(f"  {n:>5}  {why}" for why, n in result["unsupported"].items())]
     return "\n".join(lines)

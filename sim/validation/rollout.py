@@ -47,13 +47,15 @@ def document() -> Mapping[str, Any]:
 
 
 def _values(row: Mapping[str, Any], scalar: tuple[str, float] | None) -> dict[str, Any]:
+    """The case of a row: what it says itself is said before the family's scalar, and that before the family's case."""
     family = document()["families"][row["family"]]
-    values = {**canonical(family.get("case") or {}, row["family"]), **canonical(row.get("case") or {}, row["id"])}
+    values = canonical(family.get("case") or {}, row["family"])
+    if scalar:
+        values[scalar[0]] = scalar[1]
+    values |= canonical(row.get("case") or {}, row["id"])
     against = row.get("against", family.get("against"))
     if against is not None:
         values["against"] = against
-    if scalar:
-        values[scalar[0]] = scalar[1]
     return values
 
 

@@ -1,9 +1,9 @@
 """What the simulator misses of published rollouts: by family, framework and quantity, family left out, coverage.
 
 A family that is left out knows nothing of itself: its scalar is what the other families' are (for mean lengths the
-geometric mean of the shares of the cap), or 1 for a scale of times. That is an upper bound: the scalars are mostly
-lengths, which whoever asks knows. Errors of gains and shares are points, all others relative; the interval of a family
-is conformal, from the rows of the others.
+geometric mean of the shares of the cap), 1 for a scale of times, or nothing where a framework has a habit. That is an
+upper bound: the scalars are mostly lengths, which whoever asks knows. Errors of gains and shares are points, all others
+relative; the interval of a family is conformal, from the rows of the others.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ def _cap(family: str) -> float:
 
 
 def borrowed(family: str) -> tuple[str, float] | None:
-    """(key, value) of the scalar of a family that is left out; None where it has none."""
+    """(key, value) of the scalar of a family that is left out; None where none is fitted, or none is said."""
     families = rollout.document()["families"]
     first = families[family].get("fit_from", family)
     if "fit" not in families[first]:
         return None
     key = families[first]["fit"]["key"]
+    if key == "memory_share":
+        return None  # what the framework does
     if key != "mean":
         return key, 1.0
     others = {name for name, spec in families.items() if spec.get("fit", {}).get("key") == key and name != first}
@@ -58,8 +60,8 @@ def left_out(report: Mapping[str, Any]) -> list[Compared]:
     known = {row["id"]: row for row in rollout.document()["rows"]}
     out = []
     for entry in (e for e in report["rows"] if e["kind"] == "holdout"):
-        scalar = borrowed(entry["family"])
-        predicted = rollout.predict(known[entry["id"]], scalar) if scalar else entry["predicted"]
+        fits = rollout.fitted(entry["family"]) is not None
+        predicted = rollout.predict(known[entry["id"]], borrowed(entry["family"])) if fits else entry["predicted"]
         out.append(_compare(entry, predicted))
     return out
 
@@ -70,7 +72,8 @@ def _compare(entry: Mapping[str, Any], predicted: float) -> Compared:
     factor: float | None = 1.0 / (1.0 + error)
     if entry["quantity"] == "gain":
         factor = (1.0 + predicted - error) / (1.0 + predicted)
-    return Compared(entry["id"], entry["family"], error, None if entry["quantity"] == "tail_share" else factor)
+    is_share = entry["quantity"] in ("tail_share", "rollout_idle")
+    return Compared(entry["id"], entry["family"], error, None if is_share else factor)
 
 
 def coverage(rows: Sequence[Compared]) -> dict[str, float]:

@@ -14,7 +14,8 @@ def result(tokens: float, rollout_s: float, steps: int, chips: int = 16):
     rates |= dict(tokens_per_s=tokens / whole, trained_tokens_per_s=0.5 * tokens / whole)
     return SimpleNamespace(
         throughput=SimpleNamespace(**rates),
-        utilisation=SimpleNamespace(tail_share=0.3),
+        utilisation=SimpleNamespace(tail_share=0.3, rollout_idle=0.2),
+        waste=SimpleNamespace(preemptions=30),
         chips=chips,
         steps=[None] * steps,
     )
@@ -31,6 +32,8 @@ BASE, FAST = result(6000, 10.0, 3), result(6000, 4.0, 3, chips=8)
         ("tokens_per_s", 6000 / 24),
         ("trained_tokens_per_s", 3000 / 24),
         ("tail_share", 0.3),
+        ("rollout_idle", 0.2),
+        ("preemptions", 30 / 3),
         ("tokens_per_s_per_chip", 6000 / 24 / 8),
         ("speedup", 60 / 24),
         ("gain", 10 / 4 - 1),

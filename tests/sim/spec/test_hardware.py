@@ -91,6 +91,9 @@ def test_unknown_chip_is_never_another_chip():
         assert "not known" in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(InputError, match="did you mean 'atlas_800t_a2'"):
         load_cluster("atlas_800t_a3")
+    for name, usual in (("h100", "dgx_h100"), ("A100", "dgx_a100"), ("910B3", "atlas_800t_a2")):
+        with pytest.raises(InputError, match=rf"not known \(a chip; it usually sits in {usual}\); known: "):
+            load_cluster(name)
 
 
 def test_aliases_and_case():

@@ -34,6 +34,25 @@ def test_one_scalar_a_family_on_one_row_and_enough_predictions():
     assert all(WHOLE["families"][r["family"]].get("assumed") for r in WHOLE["rows"])
 
 
+def test_the_same_work_on_more_engines_is_not_slower_in_rows_that_are_compared():
+    """Else the lengths were not the same, and one scalar cannot stand for both runs."""
+    runs = [
+        (r["family"], r["case"]["engines"], r["measured"])
+        for r in WHOLE["rows"]
+        if r.get("quantity") == "rollout_s" and r["use"] != "unsupported" and r["family"].startswith("verl")
+    ]
+    assert len(runs) >= 3
+    for family, engines, seconds in runs:
+        assert all(other >= seconds for f, fewer, other in runs if f == family and fewer < engines)
+
+
+def test_a_row_says_more_than_its_family_s_scalar():
+    kimi = next(r for r in WHOLE["rows"] if r["id"] == "Seer Kimi-K2 verl rollout")
+    moonlight = next(r for r in WHOLE["rows"] if r["id"] == "Seer Moonlight verl rollout")
+    shares = [rollout._values(row, ("memory_share", 0.55))["memory_share"] for row in (kimi, moonlight)]
+    assert shares == [0.8, 0.55]
+
+
 def test_a_second_fitted_row_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "published.json"
     row = {"family": "f", "use": "calibration", "source": "s", "quantity": "step_s", "measured": 1}
@@ -86,7 +105,8 @@ def test_the_summary_tells_families_apart_and_leaves_each_out(one_family, capsys
 
 
 def test_a_family_left_out_takes_the_share_of_the_cap_that_others_have(monkeypatch):
-    assert rollout_summary.borrowed("seer") is None
+    assert rollout_summary.borrowed("laminar") is None
+    assert rollout_summary.borrowed("seer") is None  # what its framework does
     assert rollout_summary.borrowed("cann-235b") == ("decode_scale", 1.0)
     found = {"april-grpo": 8192.0, "verl-7b": 7168.0, "areal": 1.0, "areal-interrupt": 6912.0}
     monkeypatch.setattr(rollout, "fitted", lambda name: ("mean", found[name], "row"))
