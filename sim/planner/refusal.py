@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,8 +32,11 @@ def nothing_fits(q: Question, costs: PlanCosts, out: Outcome) -> str:
     except InputError as err:
         # the full search has tried the single changes that check_fits would name, what lies in host memory among them
         reason = str(err).split(";")[0]
-        remedy = _first_that_works(itertools.chain(_with_chips(q), _without_a_pin(q))) or (
-            "take a chip with more memory"
+        short = "a chip" if costs.memory_bytes(c) > costs.memory_capacity else "hosts"
+        remedy = (
+            _first_that_works(_with_chips(q))
+            or _first_that_works(_without_a_pin(q), look_everywhere=True)
+            or f"take {short} with more memory"
         )
         return f"{head}; nearest is {describe(costs.plan(c))} recompute {c.recompute} ZeRO {c.zero}: {reason}; {remedy}"
     return head
@@ -46,11 +48,11 @@ def _pins(q: Question) -> str:
     return f" with {', '.join(pinned)}" if pinned else ""
 
 
-def _first_that_works(remedies: Iterator[tuple[str, Question]]) -> str:
-    """The words of the first remedy that has a plan; empty where none has."""
+def _first_that_works(remedies: Iterator[tuple[str, Question]], look_everywhere: bool = False) -> str:
+    """The words of the first remedy that has a plan; empty where none has. look_everywhere: as in `quick`."""
     for words, other in remedies:
         try:
-            quick(other, look_everywhere=False)
+            quick(other, look_everywhere=look_everywhere)
         except InputError:
             continue
         return words

@@ -8,6 +8,7 @@ import pytest
 from sim.cli.main import main
 
 PLAN = ["plan", "--model", "llama3_8b", "--chip", "h100", "--chips", "16", "--samples", "0"]
+LONG = "plan --model llama3_70b --chip h100 --chips 32 --seq 32768 --batch 32 --set pp=1 --samples 0".split()
 TOY = ["run", "glm5_mini_smoke", "--no-what-if", "--out", "none"]
 
 
@@ -33,6 +34,11 @@ def refused(capsys, argv):
         ([*PLAN, "--seq", "8192", "--batch-tokens", "4k"], r"(at least \d+)"),
         ([*PLAN, "--phases", "glm5"], "leave phases out"),
         ([*PLAN[:2], "llama3_70b", *PLAN[3:6], "2", "--samples", "0"], r"(--chips \d+)"),
+        # all of a 70B model's activations are more than the hosts have
+        (
+            [*LONG, *"--set tp=1 --set cp=2 --set dp=16 --set activation_offload=true --set recompute=none".split()],
+            "leave recompute out",
+        ),
         ([*PLAN, "--budget", "10", "--deadline", "90 days"], r"(--budget \d+)"),
         ([*PLAN, "--budget", "10", "--deadline", "90 days"], r"(--deadline '[^']+')"),
         ([*PLAN, "--deadline", "1 hour"], r"(--deadline '[^']+')"),
@@ -51,7 +57,7 @@ def test_the_remedy_is_accepted(argv, followed, capsys):
     words = remedy[0]
     if words.startswith("leave"):
         key = words.split()[1]
-        at = next(i for i, word in enumerate(argv) if word in (f"--{key}", f"{key}=64"))
+        at = next(i for i, word in enumerate(argv) if word in (f"--{key}", f"{key}=64", f"{key}=none"))
         changed = argv[: at - 1] + argv[at + 1 :] if argv[at - 1] == "--set" else argv[:at] + argv[at + 2 :]
     elif words.startswith("lower dp"):
         changed = [*argv, "--set", f"plan.dp={words.split()[-1]}"]
