@@ -131,7 +131,8 @@ class LayerEstimator:
         self._same_stack, self._same_cluster = Same(stack), Same(cluster)
         self.counted = workload.capacity_factor is None  # padded to a capacity, experts' rows are known beforehand
         self.kernels = stack.kernels(cluster.chip)
-        self.style: Style = stack.style(precision == "fp8", workload.busiest, plan.ep)
+        changes = {} if self.counted else {"counts_apart": False}
+        self.style: Style = stack.style(precision == "fp8", workload.busiest, plan.ep, **changes)
         stride = 1 if plan.etp <= 1 else plan.etp
         ep = collectives.place(cluster, plan.ep, stride, tables=True)
         inside = min(plan.ep, max(1, cluster.tiers[0].size // stride)) if plan.ep > 1 else 1

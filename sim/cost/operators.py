@@ -75,6 +75,8 @@ class Style:
     imbalance: float = 1.0  # slowest rank's tokens / mean tokens in expert layers
     grouped: str = "fused"  # expert matmuls: fused (one grouped kernel) | joined (activation inside) | loop
     router_passes: float = 6.0  # memory passes over tokens × experts (softmax/sigmoid, top-k, losses) in fp32
+    router_fused: bool = True  # scores, choice and balancing loss in a few kernels, not operator by operator
+    counts_apart: bool = False  # token counts and gates travel beside the rows, where no dispatcher packs them (dedup)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ from sim.spec.model import ModelSpec
 # Bytes a value of the experts' output, forward and backward, where experts have biases: Megatron-Core adds b·p expert
 # by expert in fp32, puts the pieces together and casts back (TEGroupedMLP; counted by hand, no measurement).
 BIAS_BYTES = (28.0, 36.0)
+# Operators that make the counts for an all-to-all out of a routing map: sums by expert, by chip and by own expert, and
+# four copies to the host (Megatron-Core 0.12, token_dispatcher.py: preprocess and _maybe_dtoh_and_synchronize; by hand).
+COUNT_OPERATORS = 12.0
+COUNT_BYTES, GATE_BYTES = 8.0, 4.0  # an int64 and an fp32
 
 
 def expected_places(places: float, chosen: float, limit: float = 0.0) -> float:
@@ -46,7 +50,7 @@ def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> Non
     norm(trace, ctx, C)
     trace.linear("router", "router", local, C, E, low=False, saved_input=ctx.tokens_sp * C * WIDTH)
     gate = local * E * 4.0
-    eager = style.fusion == "eager"
+    eager = style.fusion == "eager" or not style.router_fused
     trace.memory(
         "routing",
         style.router_passes * gate,
@@ -77,6 +81,12 @@ def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> Non
         reach = min(limit or nodes, nodes) / nodes * ctx.ep
         copies = min(expected_places(reach, K), float(K))  # one a chip, not one an expert
         dedup = min(expected_places(nodes, K, limit), copies) / copies if nodes > 1 else 1.0
+    if ctx.ep > 1 and style.counts_apart and not style.dedup:
+        # every chip of the group learns what each sends to each expert; the gates follow their rows, and their gradient
+        trace.memory("token counts", local * E, 0.0, group="router", kernels=COUNT_OPERATORS)
+        trace.message("ep.counts", "all_gather", COUNT_BYTES * E * ctx.ep, "ep")
+        for phase in ("forward", "backward_input"):
+            trace.message("ep.gates", "all_to_all", GATE_BYTES * local * K, "ep", phase, "schedule")
     if ctx.ep > 1:
         sent = local * copies * row * style.imbalance
         for name, phase in (

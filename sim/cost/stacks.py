@@ -83,6 +83,8 @@ class Stack:
     node_limited: float = 0.0
     imbalance: float | None = None  # slowest rank's expert time / mean; None: as measured for a power law at this EP
     router_passes: float = 6.0
+    router_fused: bool = True  # see `sim.cost.operators.Style`
+    counts_apart: bool = False
     grouped: str = "fused"  # fused | loop over experts
     expert_sync: bool = False  # the host waits for the experts' token counts in each layer: it cannot run ahead
     comm_cores: float = 0.0  # share of the chip's cores given to communication kernels
@@ -117,6 +119,8 @@ class Stack:
             node_limited=self.node_limited,
             dedup=self.dedup,
             router_passes=self.router_passes,
+            router_fused=self.router_fused,
+            counts_apart=self.counts_apart,
             # a whole iteration is captured where one kernel runs the experts without a host that counts tokens
             grouped="joined" if self.graphs == "full" and fp8 else self.grouped,
             imbalance=self._imbalance(ep) if imbalance is None else imbalance,

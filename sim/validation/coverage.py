@@ -37,13 +37,17 @@ SHARES = (0.5, 0.8)
 
 
 class LeftOut(NamedTuple):
-    """A row predicted with its stack left out. factor: measured over simulated time."""
+    """A row predicted with its stack left out.
+
+    factor: measured over simulated time. error: predicted over measured − 1 in the row's own unit, as `validate` prints.
+    """
 
     id: str
     kind: str
     stack: str
     chip: str
     factor: float
+    error: float
 
 
 def kind_of(chip: Chip, model: ModelSpec, plan: Plan, seq: int, precision: str) -> str:
@@ -73,7 +77,7 @@ def left_out(rows: Iterable[MeasuredRow]) -> list[LeftOut]:
             continue
         ratio = 1.0 + error  # predicted over measured, in the row's unit
         factor = 1.0 / ratio if row.quantity == "seconds_per_step" else ratio
-        out.append(LeftOut(row.id, kind_of_run(row.run), row.run.stack.name, row.chip, factor))
+        out.append(LeftOut(row.id, kind_of_run(row.run), row.run.stack.name, row.chip, factor, error))
     return out
 
 
@@ -126,25 +130,36 @@ def of_kind(rows: Sequence[LeftOut], kind: str) -> list[float]:
 def coverage(rows: Sequence[LeftOut]) -> dict[str, Any]:
     """How often the 50% and the 80% interval hold a row whose stack they know nothing of, by kind and over all.
 
-    Returns: kind → rows, inside 50%, inside 80% (shares), width (mean of high/low − 1 of the 80% interval).
+    Returns: kind → rows, inside 50%, inside 80% (shares), width (mean of high/low − 1 of the 80% interval), stacks, and
+    the share inside 80% where every stack counts once: what the next stack may expect, whoever has most rows.
     """
-    by_kind: dict[str, list[tuple[bool, bool, float]]] = {}
+    by_kind: dict[str, list[tuple[bool, bool, float, str]]] = {}
     for row in rows:
         known = of_kind([other for other in rows if other.stack != row.stack], row.kind)
         half, most = (interval(known, share) for share in SHARES)
         inside = [low <= row.factor <= high for low, high in (half, most)]
-        by_kind.setdefault(row.kind, []).append((inside[0], inside[1], most[1] / most[0] - 1.0))
+        by_kind.setdefault(row.kind, []).append((inside[0], inside[1], most[1] / most[0] - 1.0, row.stack))
     by_kind["all"] = [one for some in by_kind.values() for one in some]
     return {
         kind: {
             "rows": len(some),
-            "inside_50": sum(a for a, _, _ in some) / len(some),
-            "inside_80": sum(b for _, b, _ in some) / len(some),
-            "width_80": sum(w for _, _, w in some) / len(some),
+            "inside_50": sum(a for a, _, _, _ in some) / len(some),
+            "inside_80": sum(b for _, b, _, _ in some) / len(some),
+            "width_80": sum(w for _, _, w, _ in some) / len(some),
+            "stacks": len({stack for _, _, _, stack in some}),
+            "stacks_80": _mean_over_stacks([(stack, b) for _, b, _, stack in some]),
         }
         for kind in (*KINDS, "all")
         if (some := by_kind.get(kind))
     }
+
+
+def _mean_over_stacks(rows: Sequence[tuple[str, bool]]) -> float:
+    """The mean over stacks of the share of a stack's rows that are inside."""
+    by_stack: dict[str, list[bool]] = {}
+    for stack, inside in rows:
+        by_stack.setdefault(stack, []).append(inside)
+    return sum(sum(some) / len(some) for some in by_stack.values()) / len(by_stack)
 
 
 @functools.cache

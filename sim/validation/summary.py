@@ -18,13 +18,13 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _errors(rows: Iterable[LeftOut]) -> list[float]:
-    return [abs(row.factor - 1.0) for row in rows]
+    return [abs(row.error) for row in rows]
 
 
 def summary() -> dict[str, Any]:
     """Left-out errors of the published rows and of those held out, by group and kind, with the coverage.
 
-    Returns: left_out and held_out (mean absolute errors of time, stack left out), rows, held_out_rows, held_out_files
+    Returns: left_out and held_out (mean absolute errors, stack left out), rows, held_out_rows, held_out_files
     (file → rows, error), groups and held_out_groups (stack on chip → rows, error; `FEWEST` rows at least, worst first),
     kinds (kind → rows, error), coverage (see `sim.validation.coverage`), scalars (family → value, rows fitted on),
     seconds.
@@ -76,10 +76,12 @@ def coverage_text(table: Mapping[str, Mapping[str, Any]]) -> str:
     """The coverage as a table."""
     lines = [
         "How often an interval made without a row's software stack holds the row",
-        f"{'kind of question':24} {'rows':>5} {'50% holds':>10} {'80% holds':>10} {'width of 80%':>13}",
+        f"{'kind of question':24} {'rows':>5} {'50% holds':>10} {'80% holds':>10} {'width of 80%':>13} {'stacks':>7} "
+        f"{'80%, a stack once':>18}",
     ]
     lines += [
-        f"{kind:24} {one['rows']:>5} {one['inside_50']:>10.0%} {one['inside_80']:>10.0%} {one['width_80']:>13.0%}"
+        f"{kind:24} {one['rows']:>5} {one['inside_50']:>10.0%} {one['inside_80']:>10.0%} {one['width_80']:>13.0%} "
+        f"{one['stacks']:>7} {one['stacks_80']:>18.0%}"
         for kind, one in table.items()
     ]
     return "\n".join(lines)

@@ -56,20 +56,38 @@ def test_few_tokens_are_those_of_a_micro_batch_on_one_chip(plan, seq, few):
 
 
 def test_a_kind_with_few_rows_takes_all():
-    rows = [LeftOut(str(i), "dense", "a", "H100", 1.0 + i / 100) for i in range(FEW)]
-    rows.append(LeftOut("x", "moe", "b", "H100", 2.0))
+    rows = [LeftOut(str(i), "dense", "a", "H100", 1.0 + i / 100, 0.0) for i in range(FEW)]
+    rows.append(LeftOut("x", "moe", "b", "H100", 2.0, 0.0))
     assert len(coverage.of_kind(rows, "dense")) == FEW and len(coverage.of_kind(rows, "moe")) == FEW + 1
 
 
 def test_a_stack_with_many_rows_speaks_with_few_of_them():
     one, other = (
-        [LeftOut(f"{stack}{i}", "dense", stack, "H100", factor + i / 1000) for i in range(n)]
+        [LeftOut(f"{stack}{i}", "dense", stack, "H100", factor + i / 1000, 0.0) for i in range(n)]
         for stack, n, factor in (("a", 3 * MOST, 1.0), ("b", 3, 2.0))
     )
     known = coverage.spoken(one + other)
     assert len(known) == MOST + 3 and sum(f >= 2.0 for f in known) == 3
     middles = [1.0 + (1 + 3 * i) / 1000 for i in range(MOST)]  # the middle one of every three
     assert known[:MOST] == pytest.approx(middles)
+
+
+def test_coverage_counts_rows_and_stacks():
+    """Ten of 55 rows are far off: one stack of three."""
+    near = [LeftOut(f"a{i}", "dense", "a", "H100", 1.0, 0.0) for i in range(30)]
+    far = [LeftOut(f"b{i}", "dense", "b", "H100", 2.0, 0.0) for i in range(10)]
+    also = [LeftOut(f"c{i}", "dense", "c", "H100", 1.0, 0.0) for i in range(15)]
+    one = coverage.coverage([*near, *far, *also])["dense"]
+    assert (one["rows"], one["stacks"]) == (55, 3)
+    assert one["inside_80"] == pytest.approx(45 / 55) and one["stacks_80"] == pytest.approx(2 / 3)
+
+
+def test_the_error_of_a_row_is_that_of_validate():
+    """Seconds a step: predicted over measured, where the factor is measured over predicted."""
+    row = next(row for row in coverage.all_left_out() if row.id == "dispatch-kimi-k2-256-mb4")
+    assert row.error == pytest.approx(1.0 / row.factor - 1.0)
+    row = next(row for row in coverage.all_left_out() if row.id == "bridge-26.04-h100-qwen3_30b_a3b-fp8")
+    assert row.error == pytest.approx(row.factor - 1.0)  # tokens a second
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +122,7 @@ def test_the_error_page_has_its_parts(tmp_path, capsys):
     path = tmp_path / "errors.html"
     assert main(["validate", "--html", str(path)]) == 0
     page = path.read_text(encoding="utf-8")
-    for anchor in ("scatter", "kinds", "chips", "years", "worst", "coverage", "others"):
+    for anchor in ("scatter", "kinds", "chips", "years", "worst", "groups", "coverage", "others"):
         assert f'id="{anchor}"' in page
     assert "believed to blame" in page and "vTrain" in page
 

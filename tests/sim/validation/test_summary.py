@@ -11,15 +11,15 @@ from sim.validation.rows import MeasuredRow
 
 ASCEND, DENSE = KINDS[0], KINDS[5]
 ROWS = [
-    LeftOut("a1", DENSE, "megatron", "h100", 1.10),
-    LeftOut("a2", DENSE, "megatron", "h100", 0.80),
-    LeftOut("a3", DENSE, "megatron", "h100", 1.00),
-    LeftOut("b1", ASCEND, "mindspeed", "910b", 1.50),
-    LeftOut("b2", ASCEND, "mindspeed", "910b", 0.70),
-    LeftOut("b3", ASCEND, "mindspeed", "910b", 1.10),
-    LeftOut("c1", DENSE, "fsdp", "h100", 1.20),
-    LeftOut("c2", DENSE, "fsdp", "h100", 1.40),  # two rows are no group
-    *(LeftOut(f"h{i}", DENSE, "fsdp", "a100", factor) for i, factor in enumerate((0.5, 1.5, 2.0))),
+    LeftOut("a1", DENSE, "megatron", "h100", 1.10, 0.1),
+    LeftOut("a2", DENSE, "megatron", "h100", 0.80, -0.2),
+    LeftOut("a3", DENSE, "megatron", "h100", 1.00, 0.0),
+    LeftOut("b1", ASCEND, "mindspeed", "910b", 1.50, 0.5),
+    LeftOut("b2", ASCEND, "mindspeed", "910b", 0.70, -0.3),
+    LeftOut("b3", ASCEND, "mindspeed", "910b", 1.10, 0.1),
+    LeftOut("c1", DENSE, "fsdp", "h100", 1.20, 0.2),
+    LeftOut("c2", DENSE, "fsdp", "h100", 1.40, 0.4),  # two rows are no group
+    *(LeftOut(f"h{i}", DENSE, "fsdp", "a100", factor, factor - 1.0) for i, factor in enumerate((0.5, 1.5, 2.0))),
 ]
 
 
@@ -36,7 +36,7 @@ def result(monkeypatch):
     return summary.summary()
 
 
-def test_errors_are_distances_of_the_factor_from_one(result):
+def test_errors_are_absolute_means(result):
     assert (result["rows"], result["held_out_rows"]) == (8, 3)
     assert result["left_out"] == pytest.approx((0.1 + 0.2 + 0 + 0.5 + 0.3 + 0.1 + 0.2 + 0.4) / 8)
     assert result["held_out"] == pytest.approx((0.5 + 0.5 + 1.0) / 3) and result["seconds"] == 2.5
