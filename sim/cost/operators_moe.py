@@ -27,7 +27,7 @@ from sim.spec.model import ModelSpec
 # by expert in fp32, puts the pieces together and casts back (TEGroupedMLP; counted by hand, no measurement).
 BIAS_BYTES = (28.0, 36.0)
 # Operators that make the counts for an all-to-all out of a routing map: sums by expert, by chip and by own expert, and
-# four copies to the host (Megatron-Core 0.12, token_dispatcher.py: preprocess and _maybe_dtoh_and_synchronize; by hand).
+# four copies to the host (Megatron-Core 0.12, token_dispatcher.py: preprocess, _maybe_dtoh_and_synchronize; by hand).
 COUNT_OPERATORS = 12.0
 COUNT_BYTES, GATE_BYTES = 8.0, 4.0  # an int64 and an fp32
 
@@ -39,6 +39,14 @@ def expected_places(places: float, chosen: float, limit: float = 0.0) -> float:
         return 1.0
     distinct = places * (1.0 - (1.0 - 1.0 / places) ** chosen)
     return min(distinct, limit) if limit else distinct
+
+
+def _counts_and_gates(trace: OperatorTrace, ctx: ParallelContext, local: float, experts: int, chosen: int) -> None:
+    """Every chip of the group learns what each sends to each expert; gates follow their rows, and their gradients."""
+    trace.memory("token counts", local * experts, 0.0, group="router", kernels=COUNT_OPERATORS)
+    trace.message("ep.counts", "all_gather", COUNT_BYTES * experts * ctx.ep, "ep")
+    for phase in ("forward", "backward_input"):
+        trace.message("ep.gates", "all_to_all", GATE_BYTES * local * chosen, "ep", phase, "schedule")
 
 
 def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> None:
@@ -81,13 +89,9 @@ def moe_ffn(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec) -> Non
         reach = min(limit or nodes, nodes) / nodes * ctx.ep
         copies = min(expected_places(reach, K), float(K))  # one a chip, not one an expert
         dedup = min(expected_places(nodes, K, limit), copies) / copies if nodes > 1 else 1.0
-    if ctx.ep > 1 and style.counts_apart and not style.dedup:
-        # every chip of the group learns what each sends to each expert; the gates follow their rows, and their gradient
-        trace.memory("token counts", local * E, 0.0, group="router", kernels=COUNT_OPERATORS)
-        trace.message("ep.counts", "all_gather", COUNT_BYTES * E * ctx.ep, "ep")
-        for phase in ("forward", "backward_input"):
-            trace.message("ep.gates", "all_to_all", GATE_BYTES * local * K, "ep", phase, "schedule")
     if ctx.ep > 1:
+        if style.counts_apart and not style.dedup:
+            _counts_and_gates(trace, ctx, local, E, K)
         sent = local * copies * row * style.imbalance
         for name, phase in (
             ("dispatch", "forward"),

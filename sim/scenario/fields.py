@@ -172,6 +172,7 @@ STACK_OPTIONS = (
     Field("dropout", "bool", "dropout kernels run"),
     Field("node_limited", "whole", "most nodes a token's experts may lie on", low=0, high=MAX_WIDTH),
     Field("dedup", "bool", "one copy of a token goes to a node, one to a chip"),
+    Field("router_fused", "bool", "the router's scores, choice and balancing loss run in a few kernels"),
     Field(
         "graphs",
         "text",

@@ -39,7 +39,7 @@ SHARES = (0.5, 0.8)
 class LeftOut(NamedTuple):
     """A row predicted with its stack left out.
 
-    factor: measured over simulated time. error: predicted over measured − 1 in the row's own unit, as `validate` prints.
+    factor: measured over simulated time. error: predicted over measured − 1 in the row's unit, as `validate` has it.
     """
 
     id: str

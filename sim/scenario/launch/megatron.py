@@ -19,7 +19,7 @@ IGNORED = re.compile(
     r"^(lr|min-lr|weight-decay|adam|sgd|clip-grad|init|seed$|save|load|log|tensorboard|wandb|eval|data-|dataset|train-data|"
     r"valid|test|split|vocab-file|merge-file|tokenizer|mock-data|num-workers|distributed-(backend|timeout)|exit|ckpt|"
     r"dist-ckpt|profile|use-pytorch-profiler|manual-gc|norm-eps|layernorm-eps|rotary|rope|apply-layernorm|moe-aux|"
-    r"moe-z-loss|moe-router-(load|dtype|score|bias|topk-scaling|pre-soft|force)|moe-permute-fusion|moe-router-fusion|"
+    r"moe-z-loss|moe-router-(load|dtype|score|bias|topk-scaling|pre-soft|force)|moe-permute-fusion|"
     r"moe-grouped-gemm|moe-use-legacy|moe-per-layer|attention-softmax|use-mcore|transformer-impl|no-load|no-save|"
     r"no-create|no-(bias|masked|rope|persist)|no-async|no-barrier|no-check|no-strict|no-ckpt|override|finetune|"
     r"auto-detect|start-weight|end-weight|empty-unused|check-|num-dataset|reset-|eod-|create-attention|initial-loss|"
@@ -265,6 +265,8 @@ def _dispatch(a: Arguments, o: dict[str, Any]) -> None:
     once = a.choice("moe-flex-dispatcher-backend", table=copies, becomes="options.dedup")
     if a.flag("moe-enable-deepep", becomes="options.dedup") or once:
         o["dedup"] = True
+    if a.flag("moe-router-fusion", becomes="options.router_fused"):
+        o["router_fused"] = True
     if a.flag("moe-pad-expert-input-to-capacity", becomes="options.capacity_factor"):
         # without padding tokens are dropped and counted all the same: that is refused
         o["capacity_factor"] = a.number("moe-expert-capacity-factor", becomes="options.capacity_factor")

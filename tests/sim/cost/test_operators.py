@@ -235,3 +235,26 @@ def test_ring_attention_runs_at_the_length_of_a_ranks_rows_and_merges_its_steps(
     assert merge.bytes == 0.75 * (cp - 1) * rows * heads * width * 6  # read a piece, read and write the sum, bf16
     assert back.bytes == 0.75 * (cp - 1) * rows * (heads + 2 * kv) * width * 6  # gradients of queries, keys, values
     assert [op.name for op in traced("ring", 1).forward] == ["flash"]
+
+
+def test_counts_and_gates_travel_apart_where_the_framework_sends_the_rows():
+    """512 tokens to 2 of 16 experts on 4 chips: 16 counts of 8 bytes from each, 1,024 gates of 4 bytes each way."""
+    ctx = ParallelContext(1, 512, ep=4)
+    plain, apart = (record(MOE, ctx, Style(counts_apart=counts), "moe") for counts in (False, True))
+    more = [m for m in apart.messages if m not in plain.messages]
+    assert [(m.kind, m.bytes, m.phase) for m in more] == [
+        ("all_gather", 8 * 16 * 4, "forward"),
+        ("all_to_all", 4 * 1024, "forward"),
+        ("all_to_all", 4 * 1024, "backward_input"),
+    ]
+    assert sum(op.kernels for op in apart.forward) - sum(op.kernels for op in plain.forward) == 12
+    alone = ParallelContext(1, 512)
+    for other, dedup in ((ctx, True), (alone, False)):  # a dispatcher packs them; nothing to send
+        names = {m.name for m in record(MOE, other, Style(counts_apart=True, dedup=dedup), "moe").messages}
+        assert not names & {"ep.counts", "ep.gates"}
+
+
+def test_a_router_that_is_not_fused_issues_more_operators():
+    fused, not_fused = (record(MOE, ParallelContext(1, 512), Style(router_fused=f), "moe") for f in (True, False))
+    count = [sum(op.kernels for op in trace.forward if op.name == "routing") for trace in (fused, not_fused)]
+    assert count == [10, 20]

@@ -94,6 +94,8 @@ GPT |= {"max-position-embeddings": "1024", "vocab-size": "50257"}
             "none",
         ),
         ({"recompute-granularity": "selective", "recompute-modules": "core_attn"}, "run.recompute", "selective"),
+        ({"num-experts": "8"}, "options.router_fused", None),  # fused only where it is asked for
+        ({"num-experts": "8", "moe-router-fusion": True}, "options.router_fused", True),
         ({"nnodes": "3", "nproc-per-node": "4"}, "chips", 12),
     ],
 )
