@@ -11,7 +11,7 @@ setup(
     ],
     package_dir={"minglm._data": "data", "minglm._notebooks": "notebooks"},
     package_data={
-        "minglm": ["py.typed", "course/assets/*"],
+        "minglm": ["py.typed", "course/assets/*", "inference/*.c"],
         "sim": ["py.typed"],
         "sim.report": ["static/*"],
         "sim.dashboard": ["static/*"],

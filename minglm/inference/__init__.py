@@ -11,5 +11,5 @@ and what makes a step fast:
 
     absorbed        the matrices of a layer multiplied into each other, rotary position as a matrix (rotary)
     decoder         the next few tokens of several sequences
-    single_token    one token of one sequence
+    compiled_step   the same in one call of compiled code (decode.c), where there is a compiler
 """

@@ -1,7 +1,7 @@
-"""The matrices of a layer as decoding wants them: MLA's up-projections absorbed, experts and head cut for one row.
+"""The matrices of a layer as decoding wants them: MLA's up-projections absorbed, what reads the same input joined.
 
 Shapes: H heads, L latent width, r rope width, R = L + r, Q q_lora_rank, Hi/Di indexer heads and width, C hidden, F
-width of a feed-forward, E experts, P parts of a matrix.
+width of a feed-forward.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from torch import Tensor
 
 from minglm.model.decoder_layer import DecoderLayer
 from minglm.model.moe import MoE
-
-COLUMN_SPLITS = 4  # measured on 2 cores; more parts than cores leave none idle
 
 
 class AbsorbedLayer:
@@ -45,20 +43,3 @@ class AbsorbedLayer:
         self.dense_mlp: tuple[Tensor, Tensor] | None = None
         if dense is not None:
             self.dense_mlp = torch.cat((dense.gate_proj.weight, dense.up_proj.weight)), dense.down_proj.weight
-        self.expert_gate_up: list[Tensor] = []  # E of (P, C, 2F/P)
-        self.expert_down: list[Tensor] = []  # E of (P, F, C/P)
-        if isinstance(ffn, MoE):
-            self.expert_gate_up = [column_split(w) for w in ffn.experts.gate_up_proj.unbind()]
-            self.expert_down = [column_split(w) for w in ffn.experts.down_proj.unbind()]
-
-
-def column_split(weight: Tensor, parts: int = COLUMN_SPLITS) -> Tensor:
-    """A view (P, in, out/P) of a matrix (out, in). A single row times a matrix reads the matrix once and is bound by
-    that; a batched product reads the parts on several threads, a plain one reads all of it on one."""
-    parts = parts if weight.shape[0] % parts == 0 else 1
-    return weight.view(parts, -1, weight.shape[1]).transpose(1, 2)
-
-
-def row_for_columns(x: Tensor, parts: Tensor) -> Tensor:
-    """A view (P, 1, in) of x (in,) that multiplies the parts (P, in, out/P) of a matrix."""
-    return x.expand(len(parts), 1, -1)

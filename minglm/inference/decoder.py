@@ -8,8 +8,9 @@ allows:
 - rotary position is a small matrix for each token, shared by all layers; a single one when all stand at one position.
 
 Every sequence has a position of its own, so one may join or leave while the others go on (`minglm.inference.engine`). A
-step takes one token of each, or a few when drafts are checked (`minglm.inference.speculative`). A single token of a
-single sequence is worth a way of its own (`minglm.inference.single_token`).
+step takes one token of each, or a few when drafts are checked (`minglm.inference.speculative`). Where this machine has
+a C compiler, all layers of a step are one call of compiled code (`minglm.inference.compiled_step`); what stands here is
+the text to read, and what runs elsewhere.
 
 Shapes: B sequences, T new tokens of each, N = B·T, S cached positions, H heads, L latent width, r rope width, R = L +
 r, Q q_lora_rank, Hi/Di indexer heads and width, C hidden, K chosen experts, k chosen keys, V vocabulary.
@@ -25,10 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minglm.errors import InputError
-from minglm.inference.absorbed import AbsorbedLayer, column_split
+from minglm.inference.absorbed import AbsorbedLayer
+from minglm.inference.compiled_step import CompiledStep
 from minglm.inference.rotary import RotaryMatrices
-from minglm.inference.single_token import SingleTokenDecoder
-from minglm.inference.thread_choice import ThreadChoice
 from minglm.model.attention import MLA
 from minglm.model.cache import LatentCache
 from minglm.model.indexer import Indexer
@@ -38,16 +38,7 @@ from minglm.model.moe import MoE
 from minglm.model.products import linear
 from minglm.model.topk import largest
 from minglm.quant.formats import Spec
-
-HEAD_COLUMN_SPLITS = 16
-
-
-def _linear(x: Tensor, weight: Tensor) -> Tensor:
-    """F.linear of x (N, in) and weight (out, in)."""
-    if len(x) > 1:
-        return linear(x, weight)
-    parts = column_split(weight)
-    return torch.bmm(x.expand(len(parts), 1, -1), parts).view(1, -1)
+from minglm.runtime.switch import fast
 
 
 def _experts(h: Tensor, moe: MoE, chosen: Tensor, gates: Tensor) -> Tensor:
@@ -147,8 +138,7 @@ class Decoder:
         self.rotary = RotaryMatrices(config, cache.max_len, like)
         self.eye_q = torch.eye(config.kv_lora_rank + self.rotary.width, dtype=like.dtype, device=like.device)
         self.eye_index = torch.eye(config.index_head_dim, dtype=like.dtype, device=like.device)
-        self.fits_single = like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64)
-        self.thread_choice = ThreadChoice()  # of single tokens
+        self.compiles = CompiledStep.fits(model, cache)
         self.flat = [store.view(-1, store.shape[-1]) for store in cache.latent]
         self.refresh()
 
@@ -157,7 +147,8 @@ class Decoder:
         """Absorb the model's present weights."""
         self.absorbed = [] if self.rounds else [AbsorbedLayer(layer) for layer in self.model.layers]
         self.absorbed_mtp = AbsorbedLayer(self.model.mtp.layer) if self.model.mtp is not None else None
-        self.single: SingleTokenDecoder | None = None  # made when the first single token comes
+        self.compiled: CompiledStep | None = None  # made when the first step comes
+        self.compiled_mtp: CompiledStep | None = None
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, positions: Sequence[int]) -> Tensor:
@@ -170,12 +161,13 @@ class Decoder:
             return self._by_model(tokens, positions)
         if self.routes is not None:
             self.routes = []
-        if tokens.numel() == 1 and self.fits_single:
-            single = self._single()
-            token = int(tokens.item())
-            logits = self.thread_choice.run(lambda: single.step(token, positions[0], self.routes))
-            self.hidden = single.hidden.clone().unsqueeze(0)
-            return logits.view(1, 1, -1)
+        if self.compiles and fast():
+            if self.compiled is None:
+                self.compiled = self._compiled(self.absorbed)
+            x = self.model.embed_tokens(tokens.reshape(-1))
+            logits = self.compiled.run(x, positions, tokens.shape[1], self.routes)
+            self.hidden = x
+            return logits.view(*tokens.shape, -1)
         step = StepPositions(self, positions, tokens.shape[1])
         x, topk = self.model.embed_tokens(tokens.reshape(-1)), None
         for absorbed in self.absorbed:
@@ -183,12 +175,8 @@ class Decoder:
         self.hidden = x
         return self.logits(x, self.model.norm).view(*tokens.shape, -1)
 
-    def _single(self) -> SingleTokenDecoder:
-        if self.single is None:
-            self.single = SingleTokenDecoder(
-                self.model, self.absorbed, self.absorbed_mtp, self.cache, self.rotary, self.sparse
-            )
-        return self.single
+    def _compiled(self, layers: Sequence[AbsorbedLayer]) -> CompiledStep:
+        return CompiledStep(self.model, layers, self.cache, self.rotary, self.sparse)
 
     def _by_model(self, tokens: Tensor, positions: Sequence[int]) -> Tensor:
         """The same by `Model.forward`: a quantised model rounds activations between matrices that absorbing would
@@ -209,22 +197,19 @@ class Decoder:
         """The prediction module: hidden (B, T, C) joined with the tokens (B, T) that follow → its own hidden
         (B, T, C)."""
         joined = self.model.require_mtp().join(hidden, self.model.embed_tokens(tokens))
-        if tokens.numel() == 1 and self.fits_single:
-            single = self._single()
-            self.thread_choice.follow(lambda: single.mtp_step(joined.view(-1), positions[0]))
-            return single.hidden.clone().view_as(hidden)
         assert self.absorbed_mtp is not None  # the model has the module
+        if self.compiles and fast():
+            if self.compiled_mtp is None:
+                self.compiled_mtp = self._compiled([self.absorbed_mtp])
+            x = joined.flatten(0, 1).contiguous()
+            self.compiled_mtp.run(x, positions, tokens.shape[1], head=False)
+            return x.view_as(hidden)
         step = StepPositions(self, positions, tokens.shape[1])
         return self._layer(joined.flatten(0, 1), self.absorbed_mtp, step, None, None)[0].view_as(hidden)
 
     def logits(self, hidden: Tensor, norm: RMSNorm) -> Tensor:
         """hidden (N, C) → logits (N, V), after this norm."""
-        h, weight = norm.forward(hidden), self.model.lm_head.weight
-        if len(h) == 1 or len(weight) % HEAD_COLUMN_SPLITS or h.device.type != "cpu":
-            return _linear(h, weight)
-        # The widest matrix: torch's product of a few rows with it takes a third longer than one of its parts at a time.
-        parts = column_split(weight, HEAD_COLUMN_SPLITS)
-        return torch.bmm(h.expand(len(parts), -1, -1), parts).transpose(0, 1).flatten(1)
+        return linear(norm.forward(hidden), self.model.lm_head.weight)
 
     def _layer(
         self, x: Tensor, absorbed: AbsorbedLayer, step: StepPositions, topk: TopK | None, routes: list[Tensor] | None
@@ -238,9 +223,9 @@ class Decoder:
     ) -> tuple[Tensor, TopK | None]:
         mla, B, T, N = absorbed.mla, step.B, step.T, len(x)
         L, R = mla.kv_lora_rank, mla.kv_lora_rank + mla.qk_rope_head_dim
-        q_a, kv, k_rope, *index = _linear(absorbed.norm_in.forward(x), absorbed.w_in).split(absorbed.widths, -1)
+        q_a, kv, k_rope, *index = linear(absorbed.norm_in.forward(x), absorbed.w_in).split(absorbed.widths, -1)
         q_latent = mla.q_a_layernorm.forward(q_a)
-        q = step.rotated(_linear(q_latent, absorbed.w_q).view(N * mla.num_heads, R), step.rotation_q)  # (N, H, R)
+        q = step.rotated(linear(q_latent, absorbed.w_q).view(N * mla.num_heads, R), step.rotation_q)  # (N, H, R)
         store, flat = self.cache.latent[mla.layer], self.flat[mla.layer]
         k_rope = step.rotated(k_rope, step.rotation_k).squeeze(1)
         step.write(store, flat, torch.cat((mla.kv_a_layernorm.forward(kv), k_rope), -1))
@@ -261,7 +246,7 @@ class Decoder:
             if empty is not None:
                 scores.masked_fill_(empty.unsqueeze(1), -torch.inf)
         values = torch.bmm(scores.softmax(-1), keys[..., :L])
-        return x + _linear(values.view(N, -1), absorbed.w_out), topk
+        return x + linear(values.view(N, -1), absorbed.w_out), topk
 
     def _index(
         self, ix: Indexer, mla: MLA, q_latent: Tensor, key: Tensor, w: Tensor, step: StepPositions
@@ -272,7 +257,7 @@ class Decoder:
         step.write(store, store.view(-1, ix.width), step.rotated(key, step.rotation_index).squeeze(1))
         if step.end <= mla.topk:
             return None
-        q = step.rotated(_linear(q_latent, ix.wq_b.weight).view(N * ix.heads, ix.width), step.rotation_index)
+        q = step.rotated(linear(q_latent, ix.wq_b.weight).view(N * ix.heads, ix.width), step.rotation_index)
         dots = torch.bmm(q.view(B, -1, ix.width), store[:B, : step.end].transpose(1, 2)).relu_()  # (B, T·Hi, S)
         scores = torch.bmm(w.unsqueeze(1), dots.view(N, ix.heads, -1)).squeeze(1)  # (N, S)
         if step.future is not None:
@@ -285,8 +270,8 @@ class Decoder:
         h, out = absorbed.norm_ffn.forward(x), x
         if absorbed.dense_mlp is not None:
             gate_up, down = absorbed.dense_mlp
-            g, u = _linear(h, gate_up).chunk(2, -1)
-            out = x + _linear(F.silu(g).mul_(u), down)
+            g, u = linear(h, gate_up).chunk(2, -1)
+            out = x + linear(F.silu(g).mul_(u), down)
         if absorbed.moe is None:
             return out
         chosen, gates, _ = absorbed.moe.gate.forward(h)

@@ -30,8 +30,3 @@ class RotaryMatrices:
         """The matrices (N, r, r) of positions (N,) int64."""
         cos, sin = self.cos_sin.index_select(0, positions).unsqueeze(2).unbind(1)  # (N, 1, r) each
         return torch.addcmul(self.diagonal * cos, self.off_diagonal, sin)
-
-    def write(self, position: int, out: Tensor) -> None:
-        """The matrix of one position into a buffer (r, r)."""
-        cos, sin = self.cos_sin[position]
-        torch.mul(self.diagonal, cos, out=out).addcmul_(self.off_diagonal, sin)

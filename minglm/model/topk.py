@@ -15,30 +15,12 @@ import torch
 from torch import Tensor
 
 
-class RowBuffers:
-    """Room for the k + 1 largest of a single row, reused by every call of `largest_of_row`:
-    making a view costs half an operation."""
-
-    def __init__(self, k: int, like: Tensor):
-        self.values, self.index = like.new_empty(k + 1), torch.empty(k + 1, dtype=torch.int64, device=like.device)
-        self.edge, self.topk_indices = self.values[-2:], self.index[:-1]
-
-
 def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k + 1 largest of each row in falling order, the first k of them settled by position: (n, S) with S > k →
     values and positions (int64), (n, k + 1) each. -inf stands for what must not be chosen."""
     values, index = torch.topk(scores, k + 1, -1)
     _settle_ties(scores, values, index)
     return values, index
-
-
-def largest_of_row(scores: Tensor, k: int, out: RowBuffers) -> Tensor:
-    """The same for one row (S,): its k positions, which the next call overwrites."""
-    torch.topk(scores, k + 1, -1, out=(out.values, out.index))
-    last, next_one = out.edge.tolist()  # asking two numbers costs less than comparing a column
-    if last == next_one:
-        _settle_ties(scores.unsqueeze(0), out.values.unsqueeze(0), out.index.unsqueeze(0))
-    return out.topk_indices
 
 
 def topk_lowest(scores: Tensor, k: int) -> Tensor:

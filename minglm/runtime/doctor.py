@@ -16,7 +16,7 @@ from pathlib import Path
 
 from minglm import datafiles
 from minglm.errors import InputError
-from minglm.runtime import extras, machine
+from minglm.runtime import compiled, extras, machine
 
 BASE = ("simpy", "yaml", "pydantic", "tqdm", "plotly")
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
@@ -37,7 +37,7 @@ def examine(measure: bool = True) -> list[Check]:
     """All checks in the order they are printed. `measure` False leaves out the matmul rates (about two seconds)."""
     checks = [_python(), *_packages(), _data(), _memory(), _disk()]
     if importlib.util.find_spec("torch"):
-        checks += [_torch()]
+        checks += [_torch(), _compiler()]
         if measure:
             checks += [_matmul()]
     checks += [_browser()]
@@ -133,6 +133,14 @@ def _torch() -> Check:
     if (os.cpu_count() or 1) > 1 and torch.get_num_threads() == 1:
         return Check("torch", "note", found, "OMP_NUM_THREADS=1 is set: unset it to train on all cores")
     return Check("torch", "ok", found)
+
+
+def _compiler() -> Check:
+    compiler = compiled.compiler()
+    if compiler is None:
+        remedy = "answers are decoded by torch, two to four times slower; install gcc or clang"
+        return Check("C compiler", "note", "none that can be used", remedy)
+    return Check("C compiler", "ok", f"{compiler}: decoding is compiled on first use, MINGLM_FAST=0 leaves it out")
 
 
 def _matmul() -> Check:

@@ -12,7 +12,7 @@ rounding where sums are taken in another order). `MINGLM_FAST=0` takes the reada
     codes of four or eight bits     read from a table                                taken apart, converted
     W4A8                            one product of all groups                        a product for each group
     a step with jitter, simulated    operations worked off (`sim.training.work_off`)  events of SimPy
-    threads of a single sequence    one, or all while they win (`ThreadChoice`)      all
+    a step of decoding              compiled C, one call (`inference.compiled_step`) operations of torch
 """
 
 from __future__ import annotations

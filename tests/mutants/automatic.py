@@ -49,7 +49,7 @@ CORE = {
     "minglm/inference/decoder.py": "tests/minglm/inference/test_decoder.py tests/minglm/inference/test_exact.py",
     "minglm/inference/engine.py": "tests/minglm/inference/test_engine.py",
     "minglm/inference/prefill.py": "tests/minglm/inference/test_decoder.py tests/minglm/inference/test_exact.py",
-    "minglm/inference/single_token.py": "tests/minglm/inference/test_decoder.py tests/minglm/inference/test_exact.py",
+    "minglm/inference/compiled_step.py": "tests/minglm/inference/test_decoder.py tests/minglm/inference/test_exact.py",
     "minglm/inference/speculative.py": "tests/minglm/inference/test_speculative.py",
     "minglm/inference/sampling.py": "tests/minglm/inference/test_sampling.py",
     "minglm/numbers.py": "tests/sim/base tests/minglm/runtime/test_arguments.py",

@@ -1,5 +1,4 @@
-"""Decoding's own ways of computing: padded experts against the loop, one token of one sequence against the general
-step."""
+"""Decoding's own ways of computing: padded experts against the loop, the compiled step against operations of torch."""
 
 import pytest
 import torch
@@ -66,8 +65,7 @@ def test_both_ways_of_running_experts_are_taken(monkeypatch):
 
 
 def decoders(mode="sparse", dtype=torch.float32, routes=True, **changes):
-    """Two decoders of one model after the same prompt: one that takes the short way for a single token, one that does
-    not."""
+    """Two decoders of one model after the same prompt: one that takes the compiled step, one that does not."""
     torch.manual_seed(3)
     model = Model(ModelConfig.named("nano", initializer_range=0.15, **changes)).eval().to(dtype)
     for b in model.buffers():
@@ -77,7 +75,7 @@ def decoders(mode="sparse", dtype=torch.float32, routes=True, **changes):
         cache = LatentCache(model.config, 1, 60, dtype)
         prefill(model, cache, [list(range(7, 17))], mode)
         both.append(Decoder(model, cache, mode, record_routes=routes))
-    both[1].fits_single = False
+    both[1].compiles = False
     return model, *both
 
 
@@ -90,9 +88,10 @@ def decoders(mode="sparse", dtype=torch.float32, routes=True, **changes):
         {"n_shared_experts": 0},
         {"first_k_dense_replace": 3},
         {"dtype": torch.float64},
+        {"hidden_size": 44, "kv_lora_rank": 10, "q_lora_rank": 19, "moe_intermediate_size": 13, "vocab_size": 509},
     ],
 )
-def test_a_single_token_takes_the_short_way_to_the_same_state(mode, changes):
+def test_the_compiled_step_comes_to_the_same_state(mode, changes):
     """Logits, hidden state, experts chosen and what is written to the cache, below and past index_topk."""
     _, short, general = decoders(mode, **changes)
     for at in range(10, 60):
@@ -102,22 +101,22 @@ def test_a_single_token_takes_the_short_way_to_the_same_state(mode, changes):
         torch.testing.assert_close(short.hidden, general.hidden, rtol=1e-3, atol=1e-4)
         for a, b in zip(short.routes, general.routes, strict=True):
             assert a.sort(-1).values.equal(b.sort(-1).values)
-    assert short.single is not None and general.single is None
+    assert short.compiled is not None and general.compiled is None
     for a, b in ((short.cache.latent, general.cache.latent), (short.cache.index_keys, general.cache.index_keys)):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["sparse", "dense"])
-def test_the_prediction_module_takes_the_short_way_too(mode):
+def test_the_prediction_module_is_compiled_too(mode):
     model, *_ = decoders(num_nextn_predict_layers=1)
     both = [Decoder(model, LatentCache(model.config, 1, 60, mtp=True), mode) for _ in range(2)]
-    both[1].fits_single = False
+    both[1].compiles = False
     generator = torch.Generator().manual_seed(0)
     for at in range(60):
         hidden = torch.randn(1, 1, CONFIG.hidden_size, generator=generator)
         got, want = (decoder.mtp_step(hidden, torch.tensor([[at]]), [at]) for decoder in both)
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
-    assert both[0].single is not None and both[1].single is None
+    assert both[0].compiled_mtp is not None and both[1].compiled_mtp is None
 
 
 def test_hidden_and_logits_of_a_step_outlive_the_next_one():
@@ -139,7 +138,7 @@ def test_a_tie_at_the_edge_goes_to_the_lowest_positions():
     for at in range(10, 60):
         token = torch.tensor([[at]])
         torch.testing.assert_close(short.step(token, [at]), general.step(token, [at]), rtol=1e-3, atol=1e-4)
-    assert short.single.topk_indices.sort().values.tolist() == list(range(CONFIG.index_topk))
+    assert short.compiled.topk_indices[0].tolist() == list(range(CONFIG.index_topk))
 
 
 def test_new_weights_are_taken_in_by_refresh():

@@ -42,15 +42,15 @@ def model():
 
 
 @pytest.mark.parametrize("mode", ["sparse", "dense"])
-@pytest.mark.parametrize("single", [True, False], ids=["one token's own way", "the general way"])
-def test_a_step_has_the_logits_and_hidden_states_of_a_forward(model, mode, single):
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "by torch"])
+def test_a_step_has_the_logits_and_hidden_states_of_a_forward(model, mode, compiled):
     """Attention at full strength is far from even, so a softmax scale that was not folded in changes every logit."""
     tokens = torch.randint(0, 512, (1, 30), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         cache = LatentCache(model.config, 1, 30, torch.float64)
         prefill(model, cache, [tokens[0, :9].tolist()], mode)
         decoder = Decoder(model, cache, mode)
-        decoder.fits_single = single
+        decoder.compiles = decoder.compiles and compiled
         for at in range(9, 30):
             logits = decoder.step(tokens[:, at : at + 1], [at])
             want = model(tokens[:, : at + 1], mode=mode)
