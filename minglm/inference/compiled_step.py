@@ -70,7 +70,8 @@ class CompiledStep:
         config, dtype = model.config, cache.latent.dtype
         code = compiled.library(SOURCE, *_DEFINITIONS[dtype])
         assert code is not None, "asked for where `fits` says no"
-        self.code, self.held, self.cache, self.rotary = code, [], cache, rotary
+        self.code, self.cache, self.rotary = code, cache, rotary
+        self.held: list[Tensor] = []  # what C knows by its address
         self.experts = sum(layer.moe is not None for layer in layers)
         self.topk_indices: Tensor | None = None  # (N, k) keys that the last layer read; first -1: all
         mla, heads, width = layers[0].mla, config.index_n_heads, config.index_head_dim
@@ -199,7 +200,12 @@ class CompiledStep:
 
         halves = max(1, min(B // 2, torch.get_num_threads()))
         cuts = [shares[i * B // halves : (i + 1) * B // halves] for i in range(halves)]
-        parallel_for(lambda parts: [work(part) for part in parts], cuts, x.device)
+
+        def all_of(parts: Sequence[Sequence[slice]]) -> None:
+            for part in parts:
+                work(part)
+
+        parallel_for(all_of, cuts, x.device)
         if routes is not None:
             whole = torch.cat([picked[start] for start in sorted(picked)], 1)
             routes.extend(whole.unbind(0))
