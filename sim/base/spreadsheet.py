@@ -22,6 +22,7 @@ from sim.base.units import whole
 
 _SEPARATORS = (";", "\t", ",", "|")
 _LOOKED_AT = 10  # lines
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how .xlsx and .ods begin, and .xls
 _COMMA_DECIMAL = re.compile(r"[+-]?\d[\d. '’]*,\d+(?:[eE][+-]?\d+)?")
 _POINT_DECIMAL = re.compile(r"[+-]?(?:0|\d[\d,]*)\.(?:\d{1,2}|\d{4,})")  # not three digits: those may be thousands
 
@@ -43,6 +44,8 @@ def read_lines(data: bytes, path: str | Path) -> tuple[list[list[str]], str]:
     that parts one of the first lines into most cells (a title may stand above them). The mark is a comma where a cell
     of the table writes a decimal with one and none with a point.
     """
+    if data.startswith(_WORKBOOKS):
+        raise InputError(f"{path}: is a workbook, no text; save the sheet as CSV (UTF-8)")
     text = _decoded(data, path)
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     named = re.match(r"\s*sep=(.)\n", text, re.I)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from minglm.errors import InputError, nearest
 from sim.base.fields import Field, Section, shorten
-from sim.base.figure import Figure, figure
-from sim.base.units import whole
+from sim.base.plausible import plausible, plausible_figure
+from sim.base.units import parse, whole
 from sim.spec.hardware import PRECISIONS
 from sim.spec.plan import OPTIMIZERS, RECOMPUTE, SCHEDULES
 
@@ -247,25 +247,22 @@ RUN = Section("run", RUN_FIELDS)
 
 def _figure(name: str, dimension: str, doc: str) -> Field:
     """A field that takes a bare quantity or {value, low, high, source, confidence}."""
-    return Field(name, dimension, doc, read_value=lambda value, label: figure(value, dimension, label), schema={})
+    return Field(
+        name,
+        dimension,
+        doc,
+        read_value=lambda value, label: plausible_figure(value, dimension, name, label),
+        schema={},
+    )
 
 
-MOST_CARBON = 3.0  # kg of CO2 a kWh; lignite and diesel emit 1.0 to 1.3
-
-
-def read_carbon(value: object, label: str) -> Figure:
-    """Kilograms of CO2 a kWh, from a number, a text such as '385 g/kWh', or a figure with its range.
+def read_storage(value: object, label: str) -> float:
+    """Bytes/s of a storage.
 
     Raises:
-        InputError: more than any electricity emits, as a figure in grams is.
+        InputError: fewer than any storage takes, as a bare number of GB/s is.
     """
-    read = figure(value, "carbon_per_kwh", label)
-    if read.high > MOST_CARBON:
-        raise InputError(
-            f"{label}: {read.value:g} kg of CO2 a kWh is more than any electricity emits (coal: about 1); where it "
-            f"is in grams, write {read.value / 1000:g} or '{read.value:g} g/kWh'"
-        )
-    return read
+    return plausible(parse(value, "bytes_per_s", label, low=0.0), "storage", label)
 
 
 PRICES = Section(
@@ -280,12 +277,8 @@ PRICES = Section(
         Field("utilization", "ratio", "share of those years in use", high=1.0),
         Field("interest", "ratio", "a year", high=1.0),
         Field("staff_usd_per_year", "money", "of the whole cluster", high=1e15),
-        Field(
-            "carbon_kg_per_kwh",
-            "carbon_per_kwh",
-            "kg of CO2 of a kWh of electricity, or a text such as 385 g/kWh",
-            read_value=read_carbon,
-            schema={},
+        _figure(
+            "carbon_kg_per_kwh", "carbon_per_kwh", "kg of CO2 of a kWh of electricity, or a text such as 385 g/kWh"
         ),
         _figure("storage_share", "ratio", "of the system's price, on top"),
     ),
@@ -307,8 +300,8 @@ CHECKPOINT = Section(
     (
         Field("kind", "text", "sync, async or memory"),
         Field("interval", "time", "between checkpoints; default: the best"),
-        Field("write", "bytes_per_s", "to storage, the whole cluster"),
-        Field("read", "bytes_per_s", "from storage, the whole cluster"),
+        Field("write", "bytes_per_s", "to storage, the whole cluster", read_value=read_storage),
+        Field("read", "bytes_per_s", "from storage, the whole cluster", read_value=read_storage),
         Field("storage_every", "int", "every so many go to storage (kind memory)"),
     ),
 )

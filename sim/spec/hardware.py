@@ -21,6 +21,7 @@ from minglm import datafiles
 from minglm.errors import InputError, nearest
 from sim.base.documents import read_mapping
 from sim.base.figure import Figure, figure, known_keys
+from sim.base.plausible import plausible_figure
 from sim.base.units import parse, whole
 from sim.spec.hardware_fields import (
     CHIP,
@@ -169,14 +170,18 @@ def _chip_of_file(path: str) -> Chip:
 def _chip_values(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Fields of a `Chip` that a mapping gives, checked, in SI units."""
     values: dict[str, Any] = {
-        key: figure(raw[key], dimension, f"{name}.{key}") for key, dimension in CHIP.items() if raw.get(key) is not None
+        key: plausible_figure(raw[key], dimension, key, f"{name}.{key}")
+        for key, dimension in CHIP.items()
+        if raw.get(key) is not None
     }
     if "peak_flops" in raw:
         peaks = raw["peak_flops"]
         if not isinstance(peaks, Mapping):
             peaks = {"bf16": peaks}
         known_keys(peaks, PRECISIONS, f"{name}.peak_flops")
-        values["peak_flops"] = {p: figure(v, "flops", f"{name}.peak_flops.{p}") for p, v in peaks.items()}
+        values["peak_flops"] = {
+            p: plausible_figure(v, "flops", "peak_flops", f"{name}.peak_flops.{p}") for p, v in peaks.items()
+        }
         if not {"bf16", "fp16"} & set(values["peak_flops"]):
             raise InputError(
                 f"{name}.peak_flops: needs bf16 or fp16 at least; give the dense bf16 peak such as '312 TFLOPS'"
@@ -305,7 +310,7 @@ def _cluster_values(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
             raise InputError(f"{name}.tiers: sizes must grow from the inner tier to the outer; order them inner first")
     for key, dimension in CLUSTER.items():
         if raw.get(key) is not None:
-            values[key] = figure(raw[key], dimension, f"{name}.{key}")
+            values[key] = plausible_figure(raw[key], dimension, key, f"{name}.{key}")
     if "pue" in values and values["pue"].low < 1:
         raise InputError(
             f"{name}.pue: {values['pue'].low:g} is below 1 (a building cannot use less than its machines); give 1 or "

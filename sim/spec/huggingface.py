@@ -16,7 +16,7 @@ from typing import Any
 from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
 from sim.base.documents import read_mapping
-from sim.spec.huggingface_config import Config
+from sim.spec.huggingface_config import Config, operators_of_classes
 from sim.spec.huggingface_families import FAMILIES
 from sim.spec.model import ModelSpec, from_config
 
@@ -52,7 +52,19 @@ def from_hf(config: Mapping | str | Path, name: str | None = None) -> ModelSpec:
 
 
 # Wrappers around a language model whose `text_config` does not name its family.
-_TEXT_OF = {"llava": "llama", "llava_next": "llama", "llava_llama": "llama", "kimi_k25": "kimi_k25_text"}
+_TEXT_OF = {
+    **dict.fromkeys(("llava", "llava_next", "llava_next_video", "llava_llama", "video_llava", "vipllava"), "llama"),
+    **dict.fromkeys(("idefics3", "smolvlm", "perception_lm", "deepseek_vl", "janus", "voxtral"), "llama"),
+    **dict.fromkeys(("llava_onevision", "internvl", "got_ocr2", "fast_vlm", "video_llama_3"), "qwen2"),
+    **dict.fromkeys(("idefics2", "mistral3"), "mistral"),
+    "aya_vision": "cohere2",
+    "cohere2_vision": "cohere2",
+    "exaone4_5": "exaone4",
+    "fuyu": "persimmon",
+    "glm46v": "glm4v_text",
+    "paligemma": "gemma",
+    "kimi_k25": "kimi_k25_text",
+}
 # what InternVL and DeepSeek-VL call it; Omni models have their language model two wrappers deep
 _WRAPPED_IN = ("text_config", "llm_config", "language_config", "thinker_config")
 # What stands outside a wrapper's `text_config` and holds for it where it says nothing itself.
@@ -112,6 +124,12 @@ _OPERATORS = {
     "index_block_size": "block-sparse attention",
     "hybrid_layer_pattern": "windowed layers with heads of their own",
     "global_head_dim": "windowed layers with heads of their own",
+    "swa_num_attention_heads": "windowed layers with heads of their own",
+    "num_attention_heads_per_layer": "layers with heads of their own",
+    "num_kv_shared_layers": "keys and values shared by layers",
+    "gated_attention": "a gate behind attention",
+    "is_encoder_decoder": "an encoder beside its decoder",
+    "type_vocab_size": "attention to both sides (it is an encoder)",
 }
 # The same, given away by an entry of one of the lists that say what each layer is.
 _LISTS = ("layer_types", "layers_block_type", "hybrid_override_pattern")
@@ -131,6 +149,8 @@ def _refusal(raw: Mapping[str, Any], kind: object) -> str:
     kinds = [kind for key in _LISTS if isinstance(raw.get(key), list) for kind in raw[key]]
     operator = next((name for key, name in _OPERATORS.items() if raw.get(key)), None)  # a width of 0: without it
     operator = operator or next((name for kind, name in _LISTED.items() if kind in kinds), None)
+    left_out = operators_of_classes().get(str(kind), "")  # a published file may leave the key to its class
+    operator = operator or _OPERATORS.get(left_out) or _LISTED.get(left_out)
     if operator:
         return (
             f"model_type {kind!r}: has {operator}, which the simulator does not model; {dimensions} of a decoder "

@@ -15,9 +15,14 @@ _MISSING = object()
 
 
 @functools.cache
-def _class_defaults() -> Mapping[str, Mapping[str, Any]]:
+def _classes() -> Mapping[str, Any]:
     document: Any = read_document(datafiles.data("huggingface_defaults.json"))
-    return document["defaults"]
+    return document
+
+
+def operators_of_classes() -> Mapping[str, str]:
+    """The key, or the kind of a layer, that gives away an operator which is not modelled, by family."""
+    return _classes()["not_modelled"]
 
 
 class Config:
@@ -28,7 +33,7 @@ class Config:
 
     def __init__(self, raw: Mapping, kind: str):
         self.kind = kind
-        defaults = _class_defaults().get(_SAME_CLASS.get(kind, kind), {})
+        defaults = _classes()["defaults"].get(_SAME_CLASS.get(kind, kind), {})
         self.raw = {**_under_canonical_names(defaults, kind), **_under_canonical_names(raw, kind)}
 
     def int(self, key: str, default: Any = _MISSING, *more: str) -> Any:
@@ -62,30 +67,24 @@ _SAME_CLASS = {
     "mistral3_text": "mistral",
     "qwen2_5_omni_text": "qwen2",
     "qwen3_omni_moe_text": "qwen3_moe",
+    "gpt-sw3": "gpt2",
 }
-# Other names of a key in published configs (transformers' attribute maps), by family; "" for all.
+_LONG_OF_SHORT = {
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_layer": "num_hidden_layers",
+    "n_positions": "max_position_embeddings",
+    "n_inner": "intermediate_size",
+}
+_SHORT_OF_LONG = {long: short for short, long in _LONG_OF_SHORT.items()}
+# Other names of a key in published configs (transformers' attribute maps), by family.
 _OTHER_NAMES = {
-    "gpt2": {
-        "hidden_size": "n_embd",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-        "max_position_embeddings": "n_positions",
-        "intermediate_size": "n_inner",
-    },
-    "gptj": {
-        "n_embd": "hidden_size",
-        "n_head": "num_attention_heads",
-        "n_layer": "num_hidden_layers",
-        "n_positions": "max_position_embeddings",
-        "n_inner": "intermediate_size",
-    },
-    "gpt_bigcode": {
-        "hidden_size": "n_embd",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-        "max_position_embeddings": "n_positions",
-        "intermediate_size": "n_inner",
-    },
+    "gpt2": _SHORT_OF_LONG,
+    "gpt-sw3": _SHORT_OF_LONG,
+    "gpt_bigcode": _SHORT_OF_LONG,
+    "gptj": _LONG_OF_SHORT,
+    "codegen": _LONG_OF_SHORT,
+    "exaone": {"num_layers": "num_hidden_layers"},
     "baichuan": {"model_max_length": "max_position_embeddings"},
     "qwen": {"seq_length": "max_position_embeddings", "kv_channels": "head_dim"},
     "chatglm": {

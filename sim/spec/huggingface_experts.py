@@ -117,6 +117,8 @@ def _dots1(c):
 
 
 def _deepseek(c):
+    if c.raw.get("use_mla") is False:  # DeepSeek-VL2's smallest
+        return _deepseek_moe(c)
     base = decoder(
         c,
         attention="mla",

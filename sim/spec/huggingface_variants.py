@@ -120,6 +120,30 @@ def _flint(c):
     )
 
 
+def _glm4v(c):
+    return DENSE["glm4"](c) | dict(qkv_bias=True)
+
+
+def _bailing(c):
+    """Ling: experts beside shared ones of a width of their own; version 2 norms heads and has a router's bias."""
+    width, bias = c.int("moe_intermediate_size"), c.flag("use_bias")
+    shared = c.int("num_shared_experts", 0)
+    return decoder(
+        c,
+        qkv_bias=c.flag("use_qkv_bias"),
+        out_bias=bias,
+        ffn_bias=bias,
+        qk_norm=c.flag("use_qk_norm"),
+        experts=c.int("num_experts"),
+        experts_per_token=c.int("num_experts_per_tok"),
+        moe_ffn=width,
+        shared_experts=1 if shared else 0,
+        shared_ffn=shared * c.int("moe_shared_expert_intermediate_size", width),
+        dense_layers=c.int("first_k_dense_replace", 0),
+        router_bias=c.flag("moe_router_enable_expert_bias"),
+    )
+
+
 VARIANTS: dict[str, Callable[[Config], dict[str, Any]]] = {
     "bitnet": _bitnet,
     "hyperclovax": _hyperclovax,
@@ -134,4 +158,16 @@ VARIANTS: dict[str, Callable[[Config], dict[str, Any]]] = {
     "aria_text": _aria,
     "kolibri1": _kolibri,
     "flint": _flint,
+    "glm4v_text": _glm4v,
+    "hunyuan_vl_text": DENSE["hunyuan_v1_dense"],
+    "paddleocr_vl_text": DENSE["ernie4_5"],
+    "granite_docling_text": llama,
+    "gpt-sw3": DENSE["gpt2"],
+    "codegen": DENSE["gptj"],
+    "mistral4": EXPERTS["deepseek_v2"],
+    "minicpm": llama,
+    "exaone": llama,
+    "mimo": DENSE["qwen2"],  # its prediction modules are not counted
+    "bailing_moe": _bailing,
+    "bailing_moe_v2": _bailing,
 }

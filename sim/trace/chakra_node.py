@@ -7,6 +7,7 @@ Field numbers and node types: schema/protobuf/et_def.proto of mlcommons/chakra a
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -17,6 +18,9 @@ COMP, SEND, RECV, COLL = 4, 5, 6, 7
 ALL_REDUCE, ALL_GATHER, ALL_TO_ALL = 0, 2, 6
 _ATTRIBUTE: dict[type, int] = {bool: 27, str: 29, float: 3}  # AttributeProto field by Python type
 _INT32, _INT64 = 7, 9
+# Values of other writers: doubles, floats, numbers of fixed width; sint32 and sint64 keep the sign in the lowest bit.
+_PACKED = {3: "<d", 5: "<f", 19: "<I", 21: "<Q", 23: "<i", 25: "<q"}
+_ZIGZAG = (15, 17)
 _INT32_NAMES = ("comm_src", "comm_dst", "comm_tag")
 
 
@@ -89,6 +93,10 @@ def _decode_attribute(data: bytes) -> dict[str, Attribute]:
             values[name] = bool(raw)
         elif kind == _ATTRIBUTE[str]:
             values[name] = protobuf.as_bytes(raw).decode()
+        elif kind in _PACKED and not isinstance(raw, int):
+            packed = _PACKED[kind]
+            if len(raw) == struct.calcsize(packed):
+                values[name] = struct.unpack(packed, raw)[0]
         elif isinstance(raw, int):
-            values[name] = raw
+            values[name] = (raw >> 1) ^ -(raw & 1) if kind in _ZIGZAG else protobuf.as_int(raw)
     return values

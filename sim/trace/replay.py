@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -124,8 +125,8 @@ def run(files: list[list[Node]], groups: Mapping[str, list[int]], cluster: Clust
     return Replay(max((max(ends.values()) for ends in replayer.ends if ends), default=0), replayer.ends)
 
 
-def _members(node: Node, files: int, groups: Mapping[str, list[int]]) -> list[int]:
-    """Numbers of the files that a collective brings together, those that were folded away left out."""
+def _group(node: Node, files: int, groups: Mapping[str, list[int]]) -> list[int]:
+    """Numbers of the files that a collective brings together, those that were folded away among them."""
     group = str(node.attrs.get("pg_name", ""))
     if not groups or not group:
         return list(range(files))
@@ -134,7 +135,12 @@ def _members(node: Node, files: int, groups: Mapping[str, list[int]]) -> list[in
             f"node {node.id}: group {group[:40]!r} is not among the trace's {', '.join(sorted(groups)[:5])}; add it to "
             "PREFIX.json"
         )
-    return [member for member in groups[group] if member < files]
+    return groups[group]
+
+
+def _members(node: Node, files: int, groups: Mapping[str, list[int]]) -> list[int]:
+    """Those of a collective's group that are there."""
+    return [member for member in _group(node, files, groups) if member < files]
 
 
 def _timed(node: Node, file: int, files: int, groups: Mapping[str, list[int]], cluster: Cluster | None) -> Node:
@@ -143,6 +149,8 @@ def _timed(node: Node, file: int, files: int, groups: Mapping[str, list[int]], c
     if node.type == COMP:
         size = _amount(node, "tensor_size") or _amount(node, "tensor_bytes")
     moves = (node.type in (COLL, SEND) and size > _SCALAR) or (node.type == COMP and (operations or size))
+    source = _whole(node, "comm_src") if node.type == RECV else 0
+    moves = moves or (node.type == RECV and size > _SCALAR and not 0 <= source < files)
     if node.duration_us or not moves:
         return node
     if cluster is None:
@@ -156,6 +164,8 @@ def _timed(node: Node, file: int, files: int, groups: Mapping[str, list[int]], c
         seconds = max(operations / chip.peak("bf16").value, size / chip.memory_bytes_per_s.value)
     elif node.type == SEND:
         seconds = collectives.p2p(cluster, size, max(1, abs(_whole(node, "comm_dst") - file)))
+    elif node.type == RECV:  # its sender's file is not there
+        seconds = collectives.p2p(cluster, size, max(1, abs(source - file)))
     else:
         kind = _COLLECTIVES.get(int(_amount(node, "comm_type")))
         if kind is None:
@@ -163,18 +173,34 @@ def _timed(node: Node, file: int, files: int, groups: Mapping[str, list[int]], c
                 f"file {file}: node {node.id} is a collective of type {node.attrs.get('comm_type')}, which is not "
                 "timed; give it a duration"
             )
-        members = _members(node, files, groups)
+        members = _group(node, files, groups)
         if len(members) < 2:
-            return node
+            if str(node.attrs.get("pg_name", "")) in groups:
+                return node  # a group of one moves nothing
+            raise InputError(
+                f"file {file}: node {node.id} {node.name[:40]!r} is a collective of {size:,.0f} bytes in a trace of "
+                'one file; write its group into PREFIX.json, such as {"0": [0, 1, 2, 3]}, and its pg_name, or add the '
+                "other files"
+            )
         stride = max(1, (max(members) - min(members)) // (len(members) - 1))
         seconds = collectives.time(kind, size, collectives.place(cluster, len(members), stride))
     return dataclasses.replace(node, duration_us=max(1, round(seconds * 1e6)))
 
 
 def _amount(node: Node, name: str) -> float:
-    """An attribute that is a number; 0 where it is missing or something else."""
+    """An attribute that is a number, or a text of one; 0 where it is missing or something else.
+
+    Raises:
+        InputError: a negative number, or one that is not finite.
+    """
     value = node.attrs.get(name, 0)
-    return float(value) if isinstance(value, (int, float)) else 0.0
+    try:
+        amount = float(value)
+    except ValueError:
+        return 0.0
+    if not 0 <= amount < math.inf:
+        raise InputError(f"node {node.id} {node.name[:40]!r}: {name} is {amount:g}; it must be 0 or more")
+    return amount
 
 
 class _Replayer:

@@ -102,9 +102,18 @@ def read_lines(path: str | Path) -> list[Iteration | Unreadable]:
     if missing:
         raise InputError(f"{path}: has no column {missing[0]!r}; it needs {', '.join(COLUMNS)}")
     out: list[Iteration | Unreadable] = []
+    twice = next((name for name in have if name and have.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{path}: has two columns {twice!r}; give one of them another title")
     for number, line in enumerate(lines[first + 1 :], first + 2):
+        over = [cell for cell in line[len(have) :] if cell]
         cells = {name: cell.strip() for name, cell in zip(have, line, strict=False) if cell.strip()}
         try:
+            if over:  # a decimal comma without quotes: its digits would be lost
+                raise InputError(
+                    f"{path} line {number}: has {len(line)} cells for {len(have)} columns, {over[0]!r} is over; put "
+                    "numbers with a decimal comma in quotes, or part the cells by semicolons"
+                )
             out.append(_iteration(cells, decimal, f"{path} line {number}"))
         except InputError as error:
             out.append(Unreadable(number, str(error)))

@@ -93,6 +93,21 @@ def test_every_law_has_its_test():
     assert not set(of_laws) - {test for _, test in named}
 
 
+def test_every_public_question_names_what_holds_it():
+    """docs/public_questions.md names tests and inputs of the gallery that exist."""
+    text = (ROOT / "docs" / "public_questions.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| question")]
+    assert len(rows) >= 40
+    for row in rows:
+        held = row.rsplit(" | ", 1)[1]
+        named = re.findall(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`", held)
+        inputs = re.findall(r"`((?:configs|scenarios|launches|tables|traces)/[\w.]+)`", held)
+        assert named or inputs or "data/rollouts" in held, row
+        for path, test in named:
+            assert not test or f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path} has no {test}"
+        assert all((ROOT / "tests/gallery/inputs" / one).exists() for one in inputs), row
+
+
 def test_every_room_and_how_to_is_reached_from_the_first_pages():
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs").rglob("*.md"):

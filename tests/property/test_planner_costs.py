@@ -77,6 +77,16 @@ def test_same_as_one_plan_at_a_time(data):
     assert costs.lower_bound(c) <= seconds * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1", "dualpipe"])
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_no_cut_of_a_pipeline_holds_less_than_its_bound(schedule, recompute):
+    """GPT-3 in eight stages and 33 micro-batches: the fullest rank of the even cut is above the bound."""
+    costs = COSTS[0]
+    vpp = 2 if schedule == "dualpipe" else 1
+    c = Candidate(8, 1, 1, 1, 1, recompute, 8, vpp, schedule, 8, 1, 8 * 33, 0, 0)
+    assert 0 < costs.least_bytes(c) <= costs.memory_bytes(c)
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_the_fast_model_is_within_one_percent_of_the_events(data):

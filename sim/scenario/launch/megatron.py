@@ -348,7 +348,7 @@ def _recompute(a: Arguments, out: Launch) -> None:
     layers = a.whole("recompute-num-layers", "checkpoint-num-layers", becomes="recompute", low=1)
     modules = a.raw("recompute-modules", becomes="options.recompute_modules")
     if kind == "selective" and modules is not None:
-        names = [str(m) for m in (modules if isinstance(modules, list) else [modules])]
+        names = ",".join(map(str, modules if isinstance(modules, list) else [modules])).split(",")
         kind = "selective" if "core_attn" in names else "none"
         out.options["recompute_modules"] = [n for n in names if n != "core_attn"]
     if kind == "full" and method == "block" and layers:

@@ -50,7 +50,10 @@ def read_launch(
         kept = {k: v for k, v in values.items() if k not in passed}
         launch = megatron.read(kept, where)
     else:
-        document = _toml(text, where) if format == "torchtitan" else parse_text(text, where)
+        if format == "trainer" and not where.lower().endswith((".yaml", ".yml", ".json")):
+            document: Any = _of_a_script(text, where, _variables(defined))
+        else:
+            document = _toml(text, where) if format == "torchtitan" else parse_text(text, where)
         if not isinstance(document, Mapping):
             raise InputError(f"{where}: holds no keys and values; give a {format} configuration")
         values = deepspeed.flat(document)
@@ -95,6 +98,8 @@ def _format(path: str, text: str) -> str:
         document = parse_text(text, Path(path).name)
         keys = document if isinstance(document, Mapping) else {}
         return "nemo" if nemo.known(keys) else "trainer" if trainer.known(keys) else "megatron"
+    if re.search(r"--(model[_-]name[_-]or[_-]path|per[_-]device[_-]train[_-]batch[_-]size)\b", text):
+        return "trainer"
     if re.search(r"--[A-Za-z]", text):
         return "megatron"
     raise InputError(f"{path}: no launch that is known by its name or contents; give --format {', '.join(FORMATS)}")
@@ -108,6 +113,12 @@ def _variables(defined: Sequence[str]) -> dict[str, str]:
             raise InputError(f"--define {shorten(text)}: must be NAME=VALUE, such as --define TP=8")
         out[name] = value
     return out
+
+
+def _of_a_script(text: str, where: str, defined: Mapping[str, str]) -> dict[str, Any]:
+    """Flags of a script that starts a Trainer, under the names that its YAML has."""
+    found = flags(text, where, defined)
+    return {name.replace("-", "_"): "true" if value is True else value for name, value in found.items()}
 
 
 def _megatron(text: str, where: str, defined: Mapping[str, str]) -> dict[str, Any]:

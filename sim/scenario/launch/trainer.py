@@ -1,4 +1,4 @@
-"""Fine-tuning with Hugging Face's Trainer, as LLaMA-Factory, Axolotl and accelerate write it down in YAML."""
+"""Fine-tuning with Hugging Face's Trainer: its command line, and the YAML of LLaMA-Factory, Axolotl and accelerate."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from sim.scenario.launch.arguments import Arguments, Launch
 from sim.spec.model_loader import list_models
 
 TELLING = ("model_name_or_path", "base_model", "per_device_train_batch_size", "distributed_type", "fsdp_config")
+_LLAMA_FACTORY = ("stage", "finetuning_type", "template", "cutoff_len")
 IGNORED = re.compile(
     r"^(dataset|template|max_samples|overwrite|preprocessing|dataloader|output|logging|save|plot|report|learning|lr_|"
     r"num_train|num_epochs|warmup|weight_decay|ddp|eval|per_device_eval|val_|resume|do_|trust|image|video|hub|wandb|mlflow|"
     r"tokenizer|special|chat|train_on|seed|data|load_best|early|max_grad|adam_|loss_watchdog|strict|debug|xformers|"
     r"sdp|s2|pad_to|sample_packing|eval_sample|pack|neat|group_by|remove_unused|include|rope|cosine|"
     r"compute_env|machine_|main_|rdzv|same_network|tpu|use_cpu|downcast|num_machines|enable_cpu|gradient_checkpointing_|"
+    r"fsdp_transformer_layer|master_|sbatch_|"
     r"fsdp_config\.fsdp_(auto|limit|transformer|backward|forward|state|sync|use_orig|cpu_ram|cpu_eff|version|min_num)|"
     r"fsdp_config\.(?!fsdp_)|deepspeed_config\.(zero3_|gradient_clip|deepspeed_(multinode|hostfile)|offload_param_nvme))"
 )
@@ -116,7 +118,9 @@ def _sharding(a: Arguments, out: Launch, folder: Path | None) -> None:
     out.options["zero"] = next((stage for stage in (zero, kind) if stage is not None), 0)
     if any(name.startswith("deepspeed") and a.values[name] is not None for name in a.values):
         out.run["stack"] = "DeepSpeed"
-    out.chips = a.whole("num_processes", becomes="chips", low=1)
+    nodes = a.whole("sbatch_nodes", "num_nodes", "nnodes", becomes="chips", low=1) or 1
+    of_node = a.whole("sbatch_gpus_per_node", "num_gpus", "nproc_per_node", becomes="chips", low=1)
+    out.chips = a.whole("num_processes", becomes="chips", low=1) or (of_node * nodes if of_node else None)
 
 
 def _of_deepspeed(name: str, folder: Path | None, a: Arguments, out: Launch) -> int:
@@ -166,8 +170,8 @@ def _switches(a: Arguments, out: Launch) -> None:
         "mixed_precision", table={"bf16": "bf16", "fp16": "fp16", "fp8": "fp8", "no": None}, becomes="precision"
     )
     out.run["precision"] = mixed or ("bf16" if bf16 else "fp16" if fp16 else None)
-    # LLaMA-Factory recomputes unless told otherwise
-    again = "model_name_or_path" in a.values and not a.flag("disable_gradient_checkpointing", becomes="recompute")
+    # LLaMA-Factory recomputes unless told otherwise, the Trainer itself does not
+    again = a.has(*_LLAMA_FACTORY) and not a.flag("disable_gradient_checkpointing", becomes="recompute")
     if a.has("gradient_checkpointing"):
         again = bool(a.choice("gradient_checkpointing", table={**on, "unsloth": True}, becomes="recompute"))
     again |= a.flag("fsdp_config.fsdp_activation_checkpointing", becomes="recompute")

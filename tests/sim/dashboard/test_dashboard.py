@@ -6,15 +6,18 @@ import re
 import shlex
 import socket
 import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minglm.errors import InputError
+from sim.base.figure import Figure
 from sim.cli.main import main as clustersim
-from sim.dashboard import controls, files, state, svg
+from sim.dashboard import controls, figures, files, state, svg
 from sim.planner.quick import quick
+from sim.spec.hardware import load_cluster
 
 SMALL = {"model": "llama3_8b", "machine": "chip:h100", "chips": "64", "tokens": "1T", "batch": "4M"}
 
@@ -262,6 +265,69 @@ def test_the_report_holds_question_sources_interval_errors_and_what_would_change
 # ------------------------------------------------------------------ the page's widgets
 
 widgets = pytest.importorskip("ipywidgets", reason="ipywidgets is missing: pip install -e '.[lab]'")
+
+
+def side(days, **row):
+    """An answer's figures and the 90% interval of its rent, 10% either way."""
+    rent = row.get("rent_usd", 0.0)
+    return SimpleNamespace(row={"days": days, **row}, interval=lambda key: (0.9 * rent, 1.1 * rent))
+
+
+@pytest.mark.parametrize(
+    "first, second, words",
+    [
+        (
+            side(10, rent_usd=100.0, chip_hours=50.0),
+            side(20, rent_usd=300.0, chip_hours=200.0),
+            "B takes 2.00 times as long as A and is dearer to rent: 3.00 times A's cost (the 90% intervals do not "
+            "overlap); at $0.50 a chip-hour B would cost as much as A to rent.",
+        ),
+        (
+            side(10, rent_usd=300.0, chip_hours=50.0),
+            side(5, rent_usd=150.0, chip_hours=75.0),
+            "B takes 0.50 times as long as A and is cheaper to rent: 0.50 times A's cost (the 90% intervals do not "
+            "overlap); at $4.00 a chip-hour B would cost as much as A to rent.",
+        ),
+        (
+            side(10, rent_usd=100.0, chip_hours=50.0),
+            side(10, rent_usd=100.0, chip_hours=50.0),
+            "B takes 1.00 times as long as A and is as dear to rent: 1.00 times A's cost (their 90% intervals "
+            "overlap, so that is not sure); at $2.00 a chip-hour B would cost as much as A to rent.",
+        ),
+        (
+            side(10, own_usd=100.0),
+            side(10, own_usd=150.0, rent_usd=3.0),
+            "B takes 1.00 times as long as A and costs 1.50 times as much to own.",
+        ),
+        (side(10, own_usd=100.0), side(10), "B takes 1.00 times as long as A and no price is known for both."),
+    ],
+)
+def test_two_answers_beside_each_other_in_words(first, second, words):
+    assert figures.versus_words(first, second) == words
+
+
+def test_a_rent_is_said_with_its_range_where_it_has_one():
+    def said(**rent):
+        figure = Figure(**({"value": 2.0, "unit": "USD/h", "source": "", "confidence": "assumed"} | rent))
+        question = SimpleNamespace(cluster=load_cluster("dgx_h100"), prices={"rent_usd_per_hour": figure})
+        return figures._rent(SimpleNamespace(question=question))
+
+    assert said(low=1.0, high=4.0) == "$2.00 ($1.00 to $4.00)" and said(low=2.0, high=2.0) == "$2.00"
+
+
+def test_what_is_at_its_default_is_no_assumption_of_the_user():
+    label = next(c.label for c in state.CONTROLS if c.key == "chips")
+    default = next(c.default for c in state.CONTROLS if c.key == "chips")
+    answer = SimpleNamespace(values={"chips": default}, document={})
+    assert not any(text.startswith(label) for text in state.assumptions(answer))
+    answer.values["chips"] = "12345"
+    assert [text for text in state.assumptions(answer) if "12345" in text]
+
+
+def test_memory_of_a_chip_in_gib():
+    chip = SimpleNamespace(memory_bytes=SimpleNamespace(value=80 * 2**30))
+    question = SimpleNamespace(cluster=SimpleNamespace(chip=chip))
+    assert state.Answer.capacity_gib.fget(SimpleNamespace(question=question)) == 80
 
 
 @pytest.fixture(scope="module")

@@ -137,6 +137,13 @@ def test_nothing_fits_names_the_nearest_and_what_it_lacks():
         find(question("glm5", "dgx_h100", 16, seq=4096, batch=16, fixed={"micro_batch": 1, "etp": 1}))
 
 
+def test_progress_is_told_at_once_and_every_eighth_width():
+    told = []
+    q = question("llama3_8b", "dgx_h100", 16, seq=4096, batch=64, tokens="1B")
+    find(q, 1, lambda done, total: told.append((done, total)))
+    assert told[0][0] == 0 and all(done % 8 == 0 for done, _ in told) and len({total for _, total in told}) == 1
+
+
 def test_nothing_divides():
     with pytest.raises(InputError, match=r"no plan divides .*micro_batch=2; .*\(--batch 8\)"):
         find(question("llama3_8b", "dgx_h100", 8, seq=4096, batch=7, fixed={"micro_batch": 2}))

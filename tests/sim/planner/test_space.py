@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from minglm.errors import InputError
-from sim.planner.space import default_space, enough_micro_batches, every
+from sim.planner.space import _pipelines, default_space, enough_micro_batches, every
 from sim.spec.hardware import load_cluster
 from sim.spec.model_loader import load_model
 from sim.training.schedules import CHUNKS, check
@@ -31,6 +31,13 @@ def test_prediction_depths_count_as_layers_of_a_pipeline_where_they_are_trained(
         dividing = {p for p in range(1, most + 1) if any(n % p == 0 for n in units)}
         assert set(found) == {*range(1, 11), *powers, *dividing}
     assert 21 in without and 12 not in without
+
+
+def test_chunks_are_tried_as_far_as_the_layers_and_the_ends_go():
+    """Two stages of 6 layers with an embedding and a head are 8 units: 2 to 4 chunks a stage, none of one stage."""
+    small = replace(load_model("llama3_8b"), layers=6)
+    assert _pipelines(small, ("interleaved",), [2]) == [("interleaved", v) for v in (2, 3, 4)]
+    assert _pipelines(small, ("interleaved",), [1]) == []
 
 
 def test_tensor_widths_divide_the_node_and_the_heads_or_share_keys():

@@ -136,3 +136,28 @@ def test_the_tail_is_the_time_after_nine_tenths_have_ended():
         shares.append((ends[-1] - ends[math.ceil(0.9 * len(ends)) - 1], ends[-1]))
     tail, rollout = map(sum, zip(*shares, strict=True))
     assert simulate(case).utilisation.tail_share == pytest.approx(tail / rollout)
+
+
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_shares_of_time_are_those_of_the_steps_that_count(warmup):
+    """Two engines that train too, a token a second each, an update of 50 s: by the drawn lengths of each step."""
+    case = Case(
+        Policy("sync", prompts_per_batch=4),
+        1,
+        Lengths.lognormal(50, 400),
+        2,
+        STEADY,
+        train_fixed_s=50.0,
+        colocated=True,
+        steps=3,
+        warmup=warmup,
+    )
+    result, rng = simulate(case), random.Random(case.seed)
+    drawn = [[n for i in range(4) for n in case.lengths.draw_group(rng, 1, 4 * step + i)] for step in range(3)][warmup:]
+    tokens, rollout = sum(map(sum, drawn)), sum(map(max, drawn))  # the longest answer of a step ends its rollout
+    used = result.utilisation
+    assert result.seconds == pytest.approx(rollout + 50.0 * len(drawn))
+    assert result.throughput.generated_tokens == tokens
+    assert used.mean_running == pytest.approx(tokens / rollout / 2)  # a token a second each, over two engines
+    assert used.idle_share == pytest.approx(used.rollout_idle * rollout / result.seconds)
+    assert 0 < used.rollout_idle < 1

@@ -6,9 +6,10 @@ import pytest
 
 from minglm import datafiles
 from minglm.errors import InputError
-from sim.spec.huggingface import FAMILIES, SUPPORTED, from_hf
+from sim.spec.huggingface import _TEXT_OF, FAMILIES, SUPPORTED, from_hf
 
-DEFAULTS = json.loads(datafiles.data("huggingface_defaults.json").read_text())["defaults"]
+SHIPPED = json.loads(datafiles.data("huggingface_defaults.json").read_text())
+DEFAULTS = SHIPPED["defaults"]
 GEMMA3 = {"model_type": "gemma3_text", "hidden_size": 3840, "intermediate_size": 15360, "num_attention_heads": 16}
 GEMMA3 |= {"num_hidden_layers": 48, "num_key_value_heads": 8, "sliding_window": 1024}
 # What a published file holds, in billions of weights of its language model: counted by the publisher or by hand.
@@ -71,7 +72,9 @@ def test_every_claimed_family_has_defaults_or_shares_a_class():
         "kimi_k2",
         "kimi_k25_text",
         "mistral3_text",
-        *("internlm2", "baichuan", "chatglm", "deepseek", "qwen"),  # no class: code beside the weights
+        *("internlm2", "baichuan", "chatglm", "deepseek", "qwen", "minicpm"),  # no class: code beside the weights
+        *("exaone", "mimo", "bailing_moe", "bailing_moe_v2"),
+        "gpt-sw3",
         "qwen2_5_omni_text",
         "qwen3_omni_moe_text",
     }
@@ -97,12 +100,35 @@ def test_layer_types_say_which_layers_have_a_window():
         ({"model_type": "kimi_linear", "linear_attn_config": {"kda_layers": [1]}}, "linear attention"),
         ({"model_type": "bamba", "mamba_d_state": 256}, "Mamba"),
         ({"model_type": "new", "layer_types": ["linear_attention", "full_attention"]}, "linear attention"),
+        ({"model_type": "qwen3_5", "text_config": {"model_type": "qwen3_5_text"}}, "gated delta rule"),
+        ({"model_type": "mamba2"}, "Mamba"),
+        ({"model_type": "afmoe"}, "a gate behind attention"),
+        ({"model_type": "t5"}, "an encoder beside its decoder"),
+        ({"model_type": "bert", "type_vocab_size": 2}, "attention to both sides"),
+        ({"model_type": "mbart-of-mine", "is_encoder_decoder": True}, "an encoder beside its decoder"),
     ],
 )
 def test_an_operator_that_is_not_modelled_is_named(config, operator):
     with pytest.raises(InputError) as refusal:
         from_hf(config)
     assert operator in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_operators_that_a_file_leaves_to_its_class_are_the_classes_own():
+    transformers = pytest.importorskip("transformers")
+    listed = {kind: key for kind, key in SHIPPED["not_modelled"].items() if kind not in ("afmoe", "mimo_v2_flash")}
+    for kind, key in listed.items():
+        theirs = transformers.AutoConfig.for_model(kind).to_dict()
+        kinds = [one for name in ("layer_types", "layers_block_type") for one in theirs.get(name) or ()]
+        assert theirs.get(key) or key in kinds, kind
+
+
+def test_the_language_model_of_a_wrapper_that_leaves_it_unsaid_is_its_class_s():
+    transformers = pytest.importorskip("transformers")
+    for wrapper, family in _TEXT_OF.items():
+        if wrapper in ("llava_llama", "kimi_k25"):  # no class, or one that names DeepSeek's
+            continue
+        assert transformers.AutoConfig.for_model(wrapper).text_config.model_type == family, wrapper
 
 
 def test_hints_stay_within_an_architecture():

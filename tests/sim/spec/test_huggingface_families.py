@@ -50,6 +50,8 @@ CASES = {
         PLAIN | {"multi_query": False, "parallel_attn": False, "alibi": True, "bias": True},
     ],
     "gptj": [GPT | {"rotary_dim": 8}, GPT | {"rotary_dim": 8, "n_inner": 100}],
+    "codegen": [GPT | {"rotary_dim": 8}, GPT | {"rotary_dim": 8, "n_inner": 100}],
+    "gpt-sw3": [GPT | {"n_positions": 64}],
     "gpt_bigcode": [GPT | {"n_positions": 64}, GPT | {"n_positions": 64, "multi_query": False}],
     "mpt": [MPT],
     "gpt_neo": [
@@ -157,6 +159,71 @@ def test_count_and_windows_are_those_of_the_class(family, config):
     assert spec.window_layers == sum(kind in ("sliding_attention", "chunked_attention", "local") for kind in kinds)
 
 
+# Language models of vision wrappers, which transformers builds without a head of their own.
+IN_WRAPPERS = {
+    "glm4v_text": ("Glm4vTextModel", GROUPED | {"head_dim": 16}),
+    "hunyuan_vl_text": ("HunYuanVLTextModel", WIDE),
+    "paddleocr_vl_text": ("PaddleOCRTextModel", WIDE),
+    "granite_docling_text": ("GraniteDoclingTextModel", GROUPED),
+    "mistral4": ("Mistral4Model", LATENT | {"v_head_dim": 12} | DEEPSEEK_MOE),
+}
+
+
+@pytest.mark.parametrize("family", IN_WRAPPERS)
+def test_count_of_a_language_model_in_a_wrapper_is_its_class_s(family):
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    name, config = IN_WRAPPERS[family]
+    theirs = transformers.AutoConfig.for_model(family, **config, pad_token_id=None)
+    module = type(theirs).__module__.replace("configuration_", "modeling_")
+    with torch.device("meta"):
+        model = getattr(__import__(module, fromlist=[name]), name)(theirs)
+    ours = from_hf({"model_type": family, **config})
+    head = 0 if ours.tied else ours.vocab * ours.hidden
+    assert ours.total_params() - head == sum(p.numel() for p in model.parameters())
+
+
+# Families whose code lies beside their weights, by keys that only they have; weights by the sums of their shapes.
+BY_HAND = [
+    # Ling-lite: 28 × (attention 2 × 2,048² + 2 × 2,048 × 512, 66 experts and a router), two embeddings of 126,464
+    (
+        {"model_type": "bailing_moe", "hidden_size": 2048, "num_hidden_layers": 28, "num_attention_heads": 16}
+        | {"num_key_value_heads": 4, "head_dim": 128, "intermediate_size": 5632, "moe_intermediate_size": 1408}
+        | {"num_experts": 64, "num_shared_experts": 2, "num_experts_per_tok": 6, "vocab_size": 126464},
+        28 * (2 * 2048**2 + 2 * 2048 * 512 + 66 * 3 * 2048 * 1408 + 64 * 2048 + 2 * 2048) + 2 * 126464 * 2048 + 2048,
+    ),
+    # EXAONE 3.5 7.8B: its layers as num_layers
+    (
+        {"model_type": "exaone", "hidden_size": 4096, "num_layers": 32, "num_attention_heads": 32}
+        | {"num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 102400},
+        32 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14336 + 2 * 4096) + 2 * 102400 * 4096 + 4096,
+    ),
+    # MiMo 7B: Qwen 2 without its prediction module
+    (
+        {"model_type": "mimo", "hidden_size": 4096, "num_hidden_layers": 36, "num_attention_heads": 32}
+        | {"num_key_value_heads": 8, "intermediate_size": 11008, "vocab_size": 151680},
+        36 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 11008 + 6144 + 2 * 4096) + 2 * 151680 * 4096 + 4096,
+    ),
+    # DeepSeek-VL2's smallest language model: no latent attention
+    (
+        {"model_type": "deepseek_v2", "use_mla": False, "kv_lora_rank": None, "hidden_size": 1280}
+        | {"num_hidden_layers": 12, "num_attention_heads": 10, "num_key_value_heads": 10, "intermediate_size": 6848}
+        | {"moe_intermediate_size": 896, "n_routed_experts": 64, "n_shared_experts": 2, "num_experts_per_tok": 6}
+        | {"first_k_dense_replace": 1, "vocab_size": 129280},
+        12 * (4 * 1280**2 + 2 * 1280)
+        + 3 * 1280 * 6848
+        + 11 * (66 * 3 * 1280 * 896 + 64 * 1280)
+        + 2 * 129280 * 1280
+        + 1280,
+    ),
+]
+
+
+@pytest.mark.parametrize("config, weights", BY_HAND)
+def test_weights_by_hand_where_there_is_no_class(config, weights):
+    assert from_hf(config).total_params() == weights
+
+
 # Families whose files may say which layers have a window: in transformers, by the class that it names for such files
 # (Ministral for Mistral), or in the engines that serve them.
 IN_EVERY_LAYER = ("mistral", "ministral3", "phi3", "starcoder2", "mixtral", "phimoe")
@@ -179,7 +246,9 @@ def test_windows_are_the_class_s_own_and_those_that_the_file_lists(family):
     assert from_hf({"model_type": family, **SWITCHED_ON, "layer_types": ["full_attention"] * 5}).window_layers == 0
 
 
-WITHOUT_A_CLASS = ("internlm2", "baichuan", "chatglm", "deepseek", "qwen")  # of transformers: code beside the weights
+# of transformers: code beside the weights
+WITHOUT_A_CLASS = ("internlm2", "baichuan", "chatglm", "deepseek", "qwen", "minicpm", "exaone", "mimo")
+WITHOUT_A_CLASS += ("bailing_moe", "bailing_moe_v2")
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -188,6 +257,7 @@ def test_no_window_is_no_window(family):
     needs = {"intermediate_size": 64, "max_position_embeddings": 64, "vocab_size": 99, "hidden_size": 96}
     needs |= {"num_hidden_layers": 2, "num_attention_heads": 6} if family in WITHOUT_A_CLASS else {}
     needs |= {"num_experts_per_tok": 6} if family == "deepseek_v2" else {}
+    needs |= SMALL_EXPERTS | {"moe_intermediate_size": 32} if family.startswith("bailing") else {}
     if family == "granitemoehybrid":
         needs["layer_types"] = ["attention"] * 32
     spec = from_hf({"model_type": family, **needs, "sliding_window": None})

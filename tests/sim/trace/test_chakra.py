@@ -309,6 +309,50 @@ def test_what_cannot_be_replayed_is_one_line(tmp_path, nodes, words):
     assert "\n" not in str(caught.value)
 
 
+SIZE = 1 << 20
+ALONE = [Node(0, "c", COMP, duration_us=100), Node(1, "r", COLL, [0], attrs={"comm_size": SIZE, "comm_type": 0})]
+
+
+def test_a_collective_of_one_file_is_timed_by_its_group_or_refused():
+    """A rank's file alone, as many are kept: 100 µs and a collective that must not take nothing."""
+    h100 = load_cluster("dgx_h100")
+    with pytest.raises(InputError, match="in a trace of one file"):
+        run([ALONE], {}, h100)
+    grouped = [ALONE[0], Node(1, "r", COLL, [0], attrs={**ALONE[1].attrs, "pg_name": "tp"})]
+    alone, both = run([grouped], {"tp": [0, 1]}, h100), run([grouped, grouped], {"tp": [0, 1]}, h100)
+    assert alone.step_us == both.step_us > 100
+    assert run([grouped], {"tp": [0]}, h100).step_us == 100  # a group of one moves nothing
+
+
+def test_a_receive_without_its_sender_s_file_takes_the_message_s_time():
+    """1 MiB over an NVLink of 450 GB/s each way takes a few microseconds and its latency."""
+    receive = Node(0, "r", RECV, attrs={"comm_size": SIZE, "comm_src": 1, "comm_tag": 0})
+    send = Node(0, "s", SEND, attrs={"comm_size": SIZE, "comm_dst": 1, "comm_tag": 0})
+    h100 = load_cluster("dgx_h100")
+    assert run([[receive]], {}, h100).step_us == run([[send]], {}, h100).step_us > 2
+
+
+@pytest.mark.parametrize(
+    "number, raw",
+    [
+        *((3, struct.pack("<d", SIZE)), (5, struct.pack("<f", SIZE)), (19, struct.pack("<I", SIZE))),
+        *((21, struct.pack("<Q", SIZE)), (25, struct.pack("<q", SIZE))),
+        *((9, SIZE), (11, SIZE), (17, 2 * SIZE), (29, str(SIZE))),
+    ],
+)
+def test_a_number_of_any_type_of_the_schema_is_that_number(number, raw):
+    """AttributeProto of et_def.proto: double 3, float 5, fixed32 19, fixed64 21, sfixed64 25, int64 9, uint32 11,
+    sint64 17 (twice the number for one that is not negative), string 29."""
+    if isinstance(raw, bytes):
+        value = protobuf.varint(number << 3 | (1 if len(raw) == 8 else 5)) + raw
+    else:
+        value = protobuf.field(number, raw)
+    message = protobuf.field(1, 0) + protobuf.field(3, COLL)
+    node = Node.decode(message + protobuf.field(10, protobuf.field(1, "comm_size") + value))
+    assert float(node.attrs["comm_size"]) == SIZE
+    assert run([[node], [node]], {}, load_cluster("dgx_h100")).step_us > 2
+
+
 @pytest.mark.parametrize("text", ["[]", "{", '{"0": 3}', '{"0": ["x"]}'])
 def test_groups_that_are_none_are_refused(tmp_path, text):
     save(tmp_path, [collective(us=3)])
