@@ -166,6 +166,7 @@ class Decoder:
                 self.compiled = self._compiled(self.absorbed)
             x = self.model.embed_tokens(tokens.reshape(-1))
             logits = self.compiled.run(x, positions, tokens.shape[1], self.routes)
+            assert logits is not None  # asked for
             self.hidden = x
             return logits.view(*tokens.shape, -1)
         step = StepPositions(self, positions, tokens.shape[1])
