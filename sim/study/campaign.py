@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -110,8 +110,7 @@ class PhaseTimer:
     def __init__(self, scenario: Scenario, cluster: Cluster, need: Memory | None = None) -> None:
         """need: of a plan that is known to fit, as all do then: their memory is not counted again."""
         self.scenario, self.cluster, self.need = scenario, cluster, need
-        # of plans that read alike the first stays: the scenario's own
-        self.plans = {describe(plan): plan for plan in (*reversed(scenario.candidates), scenario.plan)}
+        self.plans = _by_name((scenario.plan, *scenario.candidates))
         self.sparse_model = _sparse_model(scenario)
         self.forget()
 
@@ -170,6 +169,19 @@ class PhaseTimer:
         model = self.sparse_model if phase.attention == "sparse" else s.model
         workload = replace(s.workload, global_batch=batch, seq=phase.seq)
         return model, self.cluster, self.plans[plan_name], workload, s.precision, s.stack
+
+
+def _by_name(plans: Iterable[Plan]) -> dict[str, Plan]:
+    """Each plan once, by its words; of those that read alike each later one with what the words leave out, too."""
+    found: dict[str, Plan] = {}
+    for plan in dict.fromkeys(plans):
+        name = describe(plan)
+        if name in found:
+            name += f" micro-batch {plan.micro_batch} recompute {plan.recompute} ZeRO {plan.zero}"
+        while name in found:  # other stages, say
+            name += " *"
+        found[name] = plan
+    return found
 
 
 def campaign_segments(s: Scenario, fast: bool = False, check: Check = nothing) -> tuple[RunSegment, ...]:

@@ -128,6 +128,21 @@ def test_published_run_within_reach():
     assert campaign_segments(s)[0].throughput.num_chips == 2048
 
 
+def test_a_phase_runs_with_a_plan_that_differs_in_recomputation_alone():
+    """Long rows fit with recomputation only; short ones are faster without: each phase has its own, as alone."""
+    phases = [
+        {"name": "short", "tokens": "10B", "seq": 4096, "batch": 128 * 4096},
+        {"name": "long", "tokens": "1B", "seq": 131072, "batch": 8 * 131072},
+    ]
+    without = {k: v for k, v in SMALL.items() if k != "tokens"}
+    again = {"tp": 2, "pp": 4, "dp": 8, "recompute": "full", "options": {"zero": 1}}
+    short, long = campaign_segments(resolve({**without, "phases": phases, "plans": [again]}))
+    assert short.throughput.plan == "TP2 PP4 DP8 1f1b" and "recompute full" in long.throughput.plan
+    for segment, phase, recompute in ((short, phases[0], "none"), (long, phases[1], "full")):
+        (alone,) = campaign_segments(resolve({**without, "phases": [phase], "recompute": recompute}))
+        assert segment.throughput.step_s == alone.throughput.step_s
+
+
 def test_what_cannot_run_is_refused_in_words():
     with pytest.raises(InputError, match="GiB over"):
         project(resolve({**SMALL, "model": "llama3_405b", "plan": {"tp": 8, "pp": 1, "dp": 8}}))
