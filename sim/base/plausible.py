@@ -5,6 +5,7 @@ The bounds are far outside of anything built or sold; they catch a thousand for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,10 +23,10 @@ class Bound(NamedTuple):
 
 
 BOUNDS = {
-    "memory_bytes": Bound(1e6, 1e15, "bytes is no memory of a chip", lambda v: f"'{v:g} GB'"),
+    "memory_bytes": Bound(1e6, 1e18, "bytes is no memory of a chip", lambda v: f"'{v:g} GB'"),
     "memory_bytes_per_s": Bound(
         5e9,
-        1e16,
+        math.inf,
         "bytes/s is no rate of a chip's memory",
         lambda v: f"'{v:g} GB/s'" if v < 1e6 else f"'{v / 1e6:g} GB/s'",
     ),

@@ -95,7 +95,7 @@ def buys(q: Question, budget_usd: float, deadline_s: float) -> dict[str, Any]:
     token, so n = sqrt(FLOPs / 6r), at the FLOP/s that the question's own model reaches.
 
     Raises:
-        InputError: a budget that rents less than the smallest cluster that holds the model; the nearest that does.
+        InputError: a budget that rents less than the smallest cluster that trains the model; the nearest that does.
     """
     rent, days = rent_of(q, "budget"), deadline_s / DAY_S
     chips = int(budget_usd / (rent * deadline_s / 3600))
@@ -112,7 +112,7 @@ def buys(q: Question, budget_usd: float, deadline_s: float) -> dict[str, Any]:
         sooner = f" or at most --deadline '{minutes} min'" if minutes else ""
         raise InputError(
             f"budget {show(budget_usd, 'money')} for {days_words(deadline_s / DAY_S)} rents {chips:,} × "
-            f"{q.cluster.chip.name} at ${rent:.2f}/h: too few to hold {q.model.name}; "
+            f"{q.cluster.chip.name} at ${rent:.2f}/h: too few to train {q.model.name}; "
             f"give at least --budget {math.ceil(need)}{sooner}"
         ) from None
     row = figures(s)
@@ -154,7 +154,8 @@ def _share(holds: Iterable[bool]) -> float:
 
 
 def fewest_chips(q: Question, start: int = 1) -> int:
-    """The fewest chips, among doublings of `start`, that hold the model with the question's batch.
+    """The fewest chips, among doublings of `start`, that hold the model with the question's batch and train it to the
+    end of the question's tokens.
 
     Raises:
         InputError: none up to the cluster's own and sixteen times as many.
@@ -162,7 +163,7 @@ def fewest_chips(q: Question, start: int = 1) -> int:
     chips = max(1, start)
     while chips <= 16 * max(q.cluster.num_chips, 64):
         try:
-            quick(with_chips(q, chips), look_everywhere=False)
+            at_once(with_chips(q, chips))
             return chips
         except InputError:
             chips *= 2

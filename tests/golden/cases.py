@@ -108,7 +108,7 @@ SIMULATOR = [
     _one(
         "plan_moe_cost",
         "clustersim plan --model glm4_5 --cluster atlas_800t_a2 --chips 256 --batch-tokens 8M --objective cost "
-        "--tokens 1T --schedules 1f1b,interleaved --samples 20 --json --top-k 3",
+        "--tokens 1T --schedules 1f1b --samples 20 --json --top-k 3",
     ),
     _one(
         "compare",

@@ -41,7 +41,7 @@ def test_a_budget_buys_what_it_pays_for():
 
 def test_a_budget_that_is_too_small_names_one_that_is_not():
     q = question("glm5", chip="h100", chips=4096)
-    with pytest.raises(InputError, match=r"too few to hold glm5; give at least --budget (\d+)") as caught:
+    with pytest.raises(InputError, match=r"too few to train glm5; give at least --budget (\d+)") as caught:
         inverse.buys(q, 1000.0, 30 * DAY_S)
     enough = float(re.search(r"--budget (\d+)", str(caught.value)).group(1))
     assert inverse.buys(q, enough, 30 * DAY_S)["tokens"] > 0
