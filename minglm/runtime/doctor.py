@@ -138,7 +138,7 @@ def _torch() -> Check:
 def _compiler() -> Check:
     compiler = compiled.compiler()
     if compiler is None:
-        remedy = "answers are decoded by torch, two to four times slower; install gcc or clang"
+        remedy = "answers are decoded by torch, several times slower; install gcc or clang"
         return Check("C compiler", "note", "none that can be used", remedy)
     return Check("C compiler", "ok", f"{compiler}: decoding is compiled on first use, MINGLM_FAST=0 leaves it out")
 
