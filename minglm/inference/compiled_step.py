@@ -70,11 +70,11 @@ class CompiledStep:
         config, dtype = model.config, cache.latent.dtype
         code = compiled.library(SOURCE, *_DEFINITIONS[dtype])
         assert code is not None, "asked for where `fits` says no"
-        self.code, self.cache, self.rotary = code, cache, rotary
+        self.code, self.cache = code, cache
         self.held: list[Tensor] = []  # what C knows by its address
         self.experts = sum(layer.moe is not None for layer in layers)
         self.topk_indices: Tensor | None = None  # (N, k) keys that the last layer read; first -1: all
-        mla, heads, width = layers[0].mla, config.index_n_heads, config.index_head_dim
+        mla = layers[0].mla
         self.K, self.V, self.k = config.num_experts_per_tok, config.vocab_size, mla.topk
         self.model = _Model(
             C=config.hidden_size,
@@ -82,8 +82,8 @@ class CompiledStep:
             L=mla.kv_lora_rank,
             r=mla.qk_rope_head_dim,
             Q=config.q_lora_rank,
-            Hi=heads,
-            Di=width,
+            Hi=config.index_n_heads,
+            Di=config.index_head_dim,
             k=self.k,
             E=config.n_routed_experts,
             K=self.K,

@@ -256,7 +256,7 @@ static void *take(Room *room, long bytes) {
 
 typedef struct {
     const Model *m;
-    long N, most;                /* rows; positions that the longest of them may read */
+    long N;                      /* rows */
     const int64_t *rows, *positions;
     int32_t *chosen;             /* (N, k): what the last layer with an indexer chose */
     int *every;                  /* (N): all keys are read */
@@ -391,7 +391,7 @@ int decode(const Model *m, const Layer *layers, int64_t count, int64_t N, const 
     char *block = malloc((size_t)bytes);
     if (block == NULL) return 1;
     Room place = {block, block + bytes}, *room = &place;
-    Step s = {.m = m, .N = N, .most = most, .rows = rows, .positions = positions, .x = x, .chosen = chosen};
+    Step s = {.m = m, .N = N, .rows = rows, .positions = positions, .x = x, .chosen = chosen};
     s.h = REALS(N * C), s.in = REALS(N * in), s.q_latent = REALS(N * m->Q), s.q = REALS(N * H * R);
     s.attended = REALS(N * H * L), s.router = REALS(N * m->E), s.gates = REALS(N * K), s.inner = REALS(N * inner);
     s.gathered = REALS(N * C), s.out = REALS(N * out), s.dots = REALS(heads * most), s.scores = REALS(most);

@@ -15,7 +15,7 @@ from sim.cost.stacks import product_of
 from sim.report.html import Page, cards, table
 from sim.scenario.build import Run
 from sim.validation.coverage import ALONE, LeftOut, all_left_out, all_rows, coverage, kind_of_run
-from sim.validation.summary import FEWEST
+from sim.validation.summary import FEWEST, by_group
 
 BEYOND = 0.11  # mean error of a group that is listed row by row
 # (rows, who, their mean error on them, where it is printed); ours stands beside it.
@@ -160,8 +160,7 @@ def page() -> Page:
 
 def far(rows: Sequence[LeftOut]) -> list[list[LeftOut]]:
     """The groups of `FEWEST` rows and more that are missed by more than `BEYOND` on average, worst first."""
-    groups = [some for some in _by(rows, lambda row: f"{row.stack} on {row.chip}").values() if len(some) >= FEWEST]
-    return sorted((some for some in groups if _mean(some) > BEYOND), key=_mean, reverse=True)
+    return [some for some in by_group(rows).values() if _mean(some) > BEYOND]
 
 
 def _by(rows: Sequence[LeftOut], key: Callable[[LeftOut], str]) -> dict[str, list[LeftOut]]:

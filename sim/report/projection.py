@@ -79,9 +79,7 @@ def rows(r: dict) -> list[tuple[str, str, str]]:
             f"{mem['gib']:.1f} GiB of {mem['capacity_gib']:.0f}",
             "peak-memory rank: "
             + ", ".join(f"{k} {v:.1f}" for k, v in mem["parts_gib"].items() if v > 0.05)
-            + (
-                f"; in host memory {mem['host_gib']:.1f} of {mem['host_capacity_gib']:.0f}" if "host_gib" in mem else ""
-            ),
+            + _in_host_memory(mem),
         ),
         (
             "step",

@@ -60,16 +60,17 @@ def summary() -> dict[str, Any]:
     }
 
 
-def _groups(rows: Iterable[LeftOut]) -> dict[str, dict[str, Any]]:
+def by_group(rows: Iterable[LeftOut]) -> dict[str, list[LeftOut]]:
+    """Stack on chip → its rows, of groups of `FEWEST` rows and more, the worst mean first."""
     by_name: dict[str, list[LeftOut]] = {}
     for row in rows:
         by_name.setdefault(f"{row.stack} on {row.chip}", []).append(row)
-    groups = {
-        name: {"rows": len(some), "error": _mean(_errors(some))}
-        for name, some in by_name.items()
-        if len(some) >= FEWEST
-    }
-    return dict(sorted(groups.items(), key=lambda item: -(item[1]["error"] or 0.0)))
+    groups = {name: some for name, some in by_name.items() if len(some) >= FEWEST}
+    return dict(sorted(groups.items(), key=lambda item: -(_mean(_errors(item[1])) or 0.0)))
+
+
+def _groups(rows: Iterable[LeftOut]) -> dict[str, dict[str, Any]]:
+    return {name: {"rows": len(some), "error": _mean(_errors(some))} for name, some in by_group(rows).items()}
 
 
 def coverage_text(table: Mapping[str, Mapping[str, Any]]) -> str:
