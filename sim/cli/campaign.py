@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     if args.trace:
         write_campaign(run(inp, seed=result.seed), Path(args.trace))
     answer = figures_with_intervals(simulated, draws(s, simulated=simulated)) if result.finished else figures(simulated)
-    facts = answer | campaign_facts(result, segments)
+    facts = answer | campaign_facts(s, result, segments)
     facts["interval_80"] = {
         k: [simulated.share(k, 0.1), simulated.share(k, 0.5), simulated.share(k, 0.9)]
         for k in ("days", "goodput", "interruptions")
@@ -78,6 +78,8 @@ def _interval(f: dict) -> list[str]:
 
 def text(f: dict) -> str:
     """The campaign as a table."""
+    from sim.report import run_phases
+
     low, _, high = f["interval_80"]["days"]
     g, (fewest, usual, most) = f["interval_80"]["goodput"], f["interval_80"]["interruptions"]
     mtbf = "never" if f["mtbf_hours"] is None or math.isinf(f["mtbf_hours"]) else f"{f['mtbf_hours'] * 60:,.0f} min"
@@ -105,11 +107,7 @@ def text(f: dict) -> str:
         if hours > 0.05
     ]
     lines += lost or ["  none above three minutes"]
-    lines += ["", f"{'phase':24}{'tokens':>10}{'days (ideal)':>14}{'chips':>9}  plan"]
-    lines += [
-        f"{name:24}{p['tokens'] / 1e12:>9.3f}T{p['ideal_days']:>14.2f}{p['chips']:>9,}  {p['plan']}"
-        for name, p in f["phases"].items()
-    ]
+    lines += ["", *run_phases.text(f["phases"], f["plan_changes"])]
     if not f["finished"]:
         lines += ["", "not finished within the horizon"]
     top = list(f["failures"].items())[:6]

@@ -203,4 +203,8 @@ def winner(r: dict) -> list[str]:
     for key, label in (("rent_usd", "cost to rent"), ("own_usd", "cost to own")):
         if key in w:
             out.append(line(label, key, show(w[key], "money"), "money"))
+    if len(r["phases"]) > 1:
+        from sim.report import run_phases
+
+        out += ["", *run_phases.text(r["phases"], r["plan_changes"])]
     return out

@@ -35,7 +35,7 @@ from sim.scenario.training import Scenario, resolve
 from sim.spec.phases import RunSegment, Throughput
 from sim.spec.plan import describe
 from sim.study.answer import Simulated, figures, paid_for, plan_figures, simulate
-from sim.study.campaign import campaign_input
+from sim.study.campaign import campaign_input, phase_facts, plan_changes
 from sim.study.monte_carlo import monte_carlo
 from sim.training.campaign import expected
 
@@ -153,7 +153,7 @@ def with_phase_plans(q: Question, document: dict[str, Any], check: Callable[[], 
     """The completed document with a further plan for each length of its phases, and for the first batch of one that
     grows; those that it has of its own stay where there are chips for them.
 
-    The campaign takes for each stretch the one that finishes it soonest. check: as in `sim.planner.quick.quick`.
+    The campaign takes for each stretch the one with which the run ends soonest. check: as in `sim.planner.quick.quick`.
     """
     if document.get("phases") is None:
         return document
@@ -328,6 +328,8 @@ def _told(
         "assumptions": [*q.stated, *assumptions(q)],
         "facts": facts(q),
         "verified": verified(simulated),
+        "phases": phase_facts(simulated.segments),
+        "plan_changes": plan_changes(simulated.scenario, simulated.segments),
         "versions": versions(),
     }
     nothing = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from minglm import atomic, plots
 from minglm.errors import InputError
 from sim.base.units import show
+from sim.report import run_phases
 from sim.report.html import Page, cards, table
 from sim.study.monte_carlo import tornado_figure
 from sim.validation import training as validation
@@ -87,6 +88,8 @@ def page(result: Mapping) -> Page:
     ]
     items.append((f"{w['energy_kwh'] / 1e6:.3g} GWh", "at the meter"))
     document.add(cards(items))
+    if len(result["phases"]) > 1:
+        run_phases.section(document, result["phases"], result["plan_changes"])
     document.heading("Why this plan", "why")
     for sentence in result["explanation"]:
         document.prose(sentence)

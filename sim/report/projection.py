@@ -12,6 +12,7 @@ from pathlib import Path
 from minglm import atomic, datafiles, plots
 from minglm.errors import InputError
 from sim.base.units import show
+from sim.report import run_phases
 from sim.report.html import Page, cards, table
 
 
@@ -182,11 +183,7 @@ def table_text(r: dict) -> str:
             for b in r["batches"]
         ]
     if len(r["campaign"]["phases"]) > 1:
-        lines += ["", f"{'phase':24}{'tokens':>10}{'days':>8}  plan (days without failures)"]
-        lines += [
-            f"{k:24}{p['tokens'] / 1e12:>9.3f}T{p['ideal_days']:>8.2f}  {p['plan']}"
-            for k, p in r["campaign"]["phases"].items()
-        ]
+        lines += ["", *run_phases.text(r["campaign"]["phases"], r["campaign"]["plan_changes"])]
     if r["what_if"]:
         lines += ["", f"{'what if':44}{'speed':>7}{'step':>10}{'bubble':>9}{'memory':>11}"]
         for w in r["what_if"]:
@@ -239,15 +236,7 @@ def section(page: Page, r: dict) -> None:
             "Idle share of the pipeline and throughput against the batch: more micro-batches fill the pipeline.",
         )
     if len(r["campaign"]["phases"]) > 1:
-        page.add(
-            table(
-                ["phase", "tokens", "days without failures", "chips", "plan"],
-                [
-                    [k, show(p["tokens"], "count"), f"{p['ideal_days']:.2f}", f"{p['chips']:,}", p["plan"]]
-                    for k, p in r["campaign"]["phases"].items()
-                ],
-            )
-        )
+        run_phases.section(page, r["campaign"]["phases"], r["campaign"]["plan_changes"])
     if r["what_if"]:
         page.add(
             table(

@@ -167,31 +167,58 @@ def run_segments(schedule: Sequence[Phase], throughput: Callable[[Phase, float],
 
 
 def choose_plans(
-    schedule: Sequence[Phase], candidates: Sequence[Any], evaluate: Callable[[Any, Phase, float], Throughput]
+    schedule: Sequence[Phase],
+    candidates: Sequence[Any],
+    evaluate: Callable[[Any, Phase, float], Throughput],
+    change_s: float = 0.0,
 ) -> tuple[RunSegment, ...]:
-    """For each stretch of constant batch of each phase the candidate that finishes it soonest: while a batch grows, the
-    plan may change with it.
+    """For each stretch of constant batch of each phase a candidate, so that the whole run ends soonest: while a batch
+    grows, the plan may change with it, and each change takes `change_s`.
 
     evaluate(candidate, phase, batch_tokens) returns a `Throughput`, or raises InputError where the candidate cannot run
     that phase (does not fit memory, too few sequences, …). Raises InputError naming the reasons when none can.
+
+    A dynamic program over the stretches: the best way to each is through the same candidate before, or a change.
     """
-    out: list[RunSegment] = []
+    ways: dict[int, tuple[float, tuple]] = {}  # candidate's place → seconds until here, (segment, (segment before, …))
     for phase in schedule:
         for tokens, batch in phase.batches():
-            best, reasons = None, []
-            for candidate in candidates:
-                try:
-                    throughput = evaluate(candidate, phase, batch)
-                except InputError as err:
-                    reasons.append(str(err))
-                    continue
-                tried = RunSegment(phase.name, max(1, round(tokens / throughput.tokens_per_step)), throughput)
-                if best is None or tried.work_s < best.work_s:
-                    best = tried
-            if best is None:
-                raise InputError(
-                    f"phase {phase.name!r}: none of {len(candidates)} candidate plans can run it; "
-                    + (f"first reason: {reasons[0]}" if reasons else "give at least one candidate")
+            options = _options(phase, tokens, batch, candidates, evaluate)
+            changed_s, changed = min(ways.values(), key=lambda way: way[0], default=(-change_s, ()))
+            further = {}
+            for place, segment in options.items():
+                until_s, before = min(
+                    (ways.get(place, (math.inf, ())), (changed_s + change_s, changed)), key=lambda way: way[0]
                 )
-            out.append(best)
-    return tuple(out)
+                further[place] = until_s + segment.work_s, (segment, before)
+            ways = further
+    out: list[RunSegment] = []
+    way = min(ways.values(), key=lambda way: way[0])[1] if ways else ()
+    while way:
+        segment, way = way
+        out.append(segment)
+    return tuple(reversed(out))
+
+
+def _options(
+    phase: Phase,
+    tokens: float,
+    batch: float,
+    candidates: Sequence[Any],
+    evaluate: Callable[[Any, Phase, float], Throughput],
+) -> dict[int, RunSegment]:
+    """Candidate's place → how it runs the stretch. Raises InputError when none can."""
+    out, reasons = {}, []
+    for place, candidate in enumerate(candidates):
+        try:
+            throughput = evaluate(candidate, phase, batch)
+        except InputError as err:
+            reasons.append(str(err))
+            continue
+        out[place] = RunSegment(phase.name, max(1, round(tokens / throughput.tokens_per_step)), throughput)
+    if not out:
+        raise InputError(
+            f"phase {phase.name!r}: none of {len(candidates)} candidate plans can run it; "
+            + (f"first reason: {reasons[0]}" if reasons else "give at least one candidate")
+        )
+    return out

@@ -211,7 +211,7 @@ class Base:
 
     @property
     def campaign_over_expected(self) -> float:
-        """Days of the median campaign over those that Daly's formula gives: spares, slow servers, phase changes."""
+        """Days of the median campaign over those that Daly's formula gives: spares, slow servers, changes of plan."""
         return self.simulated.campaign.goodput / self.expected
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from minglm.errors import InputError
 from sim.base.figure import Figure
+from sim.base.units import DAY_S
 from sim.cost.evaluate import in_closed_form
 from sim.cost.memory import Memory, checkpoint_bytes
 from sim.cost.stacks import Stack
@@ -67,10 +69,28 @@ def failure_model(s: Scenario, level: str | None = None) -> FailureModel:
 
 def campaign_input(s: Scenario, segments: tuple[RunSegment, ...], level: str | None = None) -> CampaignInput:
     """What `sim.training.campaign.run` takes, from the scenario's failures, checkpoint and cluster."""
-    section: Mapping[str, Any] = s.checkpoint
     failures: Mapping[str, Any] = s.failures
+    horizon = {} if s.horizon_s is None else {"horizon_s": s.horizon_s}
+    return CampaignInput(
+        segments=segments,
+        cluster_chips=s.cluster.num_chips,
+        failures=failure_model(s, level),
+        checkpoint=checkpoint(s),
+        recovery=recovery(s),
+        slow=SlowServers() if failures.get("slow_servers", True) else None,
+        chips_per_server=min(
+            s.cluster.chips_per_node, s.cluster.num_chips, *(x.throughput.num_chips for x in segments)
+        ),
+        max_failures=MAX_FAILURES,
+        **horizon,
+    )
+
+
+def checkpoint(s: Scenario) -> Checkpoint:
+    """How the scenario's job saves itself."""
+    section: Mapping[str, Any] = s.checkpoint
     storage = s.cluster.storage_bytes_per_s.value
-    checkpoint = Checkpoint(
+    return Checkpoint(
         kind=str(section.get("kind", "async")),
         bytes=checkpoint_bytes(s.plan, s.model.total_params(mtp=True)),
         write_bytes_per_s=section.get("write", storage),
@@ -79,22 +99,17 @@ def campaign_input(s: Scenario, segments: tuple[RunSegment, ...], level: str | N
         storage_every=section.get("storage_every"),
         interval_s=section.get("interval"),
     )
+
+
+def recovery(s: Scenario) -> Recovery:
+    """How the scenario's job comes back."""
     names = {"detect": "detect_s", "restart": "restart_s", "repair": "repair_s", "elastic": "elastic"}
-    recovery = {field: failures[key] for key, field in names.items() if key in failures}
-    horizon = {} if s.horizon_s is None else {"horizon_s": s.horizon_s}
-    return CampaignInput(
-        segments=segments,
-        cluster_chips=s.cluster.num_chips,
-        failures=failure_model(s, level),
-        checkpoint=checkpoint,
-        recovery=Recovery(**recovery),
-        slow=SlowServers() if failures.get("slow_servers", True) else None,
-        chips_per_server=min(
-            s.cluster.chips_per_node, s.cluster.num_chips, *(x.throughput.num_chips for x in segments)
-        ),
-        max_failures=MAX_FAILURES,
-        **horizon,
-    )
+    return Recovery(**{field: s.failures[key] for key, field in names.items() if key in s.failures})
+
+
+def plan_change_s(s: Scenario) -> float:
+    """What changing from one plan to another costs, seconds."""
+    return checkpoint(s).plan_change_s(recovery(s).restart_s)
 
 
 Check = Callable[[], None]  # called during long work; what it raises ends the work
@@ -185,13 +200,13 @@ def _by_name(plans: Iterable[Plan]) -> dict[str, Plan]:
 
 
 def campaign_segments(s: Scenario, fast: bool = False, check: Check = nothing) -> tuple[RunSegment, ...]:
-    """The segments of the scenario's run: each phase with the plan that finishes it soonest.
+    """The segments of the scenario's run: each phase with a plan, so that the whole ends soonest.
 
     Without phases it is one, with the main plan for all tokens. Plans are chosen in closed form; the chosen ones are
     simulated as events, or with `fast` worked off by the planner's fast model. check: called before each.
     """
     timer, phases, out = PhaseTimer(s, s.cluster), {phase.name: phase for phase in _phases(s)}, []
-    for segment in choose_plans(_phases(s), list(timer.plans), timer.throughput):
+    for segment in choose_plans(_phases(s), list(timer.plans), timer.throughput, plan_change_s(s)):
         check()
         out.append(_with_step_s(segment, (timer.fast_s if fast else timer.simulated_s)(*_key(segment, phases))))
     return tuple(out)
@@ -226,6 +241,36 @@ def phase_keys(s: Scenario, segments: Sequence[RunSegment]) -> dict[str, tuple[s
     """Phase's name → plan, phase and batch of its last segment, where a growing batch has its full size."""
     phases = {phase.name: phase for phase in _phases(s)}
     return {segment.phase: _key(segment, phases) for segment in segments}
+
+
+def phase_facts(segments: Sequence[RunSegment]) -> dict[str, dict[str, Any]]:
+    """Phase's name → tokens, steps, days without failures, and the plan and chips of its longest stretch; how many
+    other plans its stretches have."""
+    out: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(segment.phase for segment in segments):
+        own = [segment for segment in segments if segment.phase == name]
+        longest = max(own, key=lambda segment: segment.work_s).throughput
+        out[name] = {
+            "tokens": float(sum(segment.tokens for segment in own)),
+            "ideal_days": sum(segment.work_s for segment in own) / DAY_S,
+            "plan": longest.plan,
+            "chips": longest.num_chips,
+            "steps": sum(segment.steps for segment in own),
+            "other_plans": len({segment.throughput.plan for segment in own}) - 1,
+        }
+    return out
+
+
+def plan_changes(s: Scenario, segments: Sequence[RunSegment]) -> dict[str, float]:
+    """How often the run changes its plan, and the seconds of each change: the whole, and what it is made of."""
+    saved = checkpoint(s)
+    return {
+        "count": sum(a.throughput.plan != b.throughput.plan for a, b in pairwise(segments)),
+        "each_s": plan_change_s(s),
+        "write_s": saved.delay_s,
+        "restart_s": recovery(s).restart_s,
+        "read_s": saved.read_s,
+    }
 
 
 def _with_step_s(segment: RunSegment, step_s: float) -> RunSegment:

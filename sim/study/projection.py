@@ -24,7 +24,7 @@ from sim.spec.model_loader import load_model
 from sim.spec.phases import RunSegment
 from sim.spec.plan import WIDTHS, describe
 from sim.study.answer import figures, point, simulate
-from sim.study.campaign import campaign_input, corner, segments_on, total_tokens
+from sim.study.campaign import campaign_input, corner, phase_facts, plan_changes, segments_on, total_tokens
 from sim.study.monte_carlo import monte_carlo
 from sim.training import step
 from sim.training.campaign import CampaignResult
@@ -75,7 +75,7 @@ def project(s: Scenario, recorder: Recorder | None = None, what_ifs: bool = True
         "days": days.to_dict(),
         "days_at_this_step": total_tokens(s) / p.tokens_per_s / DAY_S,
         "tokens": total_tokens(s),
-        "campaign": campaign_facts(main, segments) | {"draws": len(simulated.draws)},
+        "campaign": campaign_facts(s, main, segments) | {"draws": len(simulated.draws)},
         "ranges": "all uncertain inputs at their good or bad end" if corners else f"90% of {sure['samples']} draws",
         "answer": figures(simulated),
         "tornado": sure["tornado"][:MOVERS],
@@ -236,23 +236,8 @@ def sensitivity_facts(s: Scenario, p: Point) -> dict[str, float]:
     return {what: saved / whole for what, saved in step_sensitivity(costs, s.plan.schedule) if saved > 0}
 
 
-def campaign_facts(result: CampaignResult, segments: Sequence[RunSegment]) -> dict:
+def campaign_facts(s: Scenario, result: CampaignResult, segments: Sequence[RunSegment]) -> dict:
     """What the campaign came to, and its phases."""
-    phases: dict[str, dict] = {}
-    for segment in segments:
-        entry = phases.setdefault(
-            segment.phase,
-            {
-                "tokens": 0.0,
-                "ideal_days": 0.0,
-                "plan": segment.throughput.plan,
-                "chips": segment.throughput.num_chips,
-                "steps": 0,
-            },
-        )
-        entry["tokens"] += segment.tokens
-        entry["ideal_days"] += segment.work_s / DAY_S
-        entry["steps"] += segment.steps
     return {
         "days": result.days,
         "ideal_days": result.ideal_days,
@@ -265,7 +250,8 @@ def campaign_facts(result: CampaignResult, segments: Sequence[RunSegment]) -> di
         "mtbf_hours": result.mtbf_s / 3600.0 if math.isfinite(result.mtbf_s) else None,
         "checkpoint_interval_s": result.checkpoint_interval_s if math.isfinite(result.checkpoint_interval_s) else None,
         "chip_hours": result.chip_hours,
-        "phases": phases,
+        "phases": phase_facts(segments),
+        "plan_changes": plan_changes(s, segments),
     }
 
 

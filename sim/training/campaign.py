@@ -103,7 +103,7 @@ def run(
 
 
 def expected(inp: CampaignInput) -> float:
-    """Goodput after Daly's formula: no simulation, no spares, no slow servers, no phase changes."""
+    """Goodput after Daly's formula: no simulation, no spares, no slow servers, no changes of plan."""
     ideal = real = 0.0
     for segment in inp.segments:
         c, num_chips, mtbf_s = (

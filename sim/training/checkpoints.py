@@ -72,13 +72,23 @@ class Checkpoint:
 
     def load_s(self, num_chips: int, from_memory: bool = False) -> float:
         """Reading a checkpoint back: from storage, or from the host memory of neighbours."""
-        return self.bytes / (num_chips * self.host_bytes_per_s if from_memory else self.read_bytes_per_s)
+        return self.bytes / (num_chips * self.host_bytes_per_s) if from_memory else self.read_s
 
     def stall_s(self, num_chips: int) -> float:
         """How long training stands still for one checkpoint."""
         if self.kind == "sync":
             return self.write_s
         return self.memory_stall_s if self.kind == "memory" else self.bytes / (num_chips * self.host_bytes_per_s)
+
+    def plan_change_s(self, restart_s: float) -> float:
+        """From a run's last checkpoint with one plan to its first step with another: storage has all of it, processes
+        start anew (`restart_s`) and read the shards of the new plan, which no neighbour's memory holds."""
+        return self.delay_s + restart_s + self.read_s
+
+    @property
+    def read_s(self) -> float:
+        """Reading all of it from storage."""
+        return self.bytes / self.read_bytes_per_s
 
     @property
     def delay_s(self) -> float:

@@ -2,7 +2,7 @@
 
 Between interruptions nothing is left to chance: steps of equal length with a checkpoint every so many. So where the job
 stands after any time is arithmetic (`SegmentTimeline`), and an event is spent only on failures, slow servers, repairs
-and phase changes, not on steps or checkpoints.
+and changes of plan, not on steps or checkpoints.
 
 Rules. A failure during recovery starts the recovery over. Work since the last usable checkpoint is done again. Where a
 replica is missing, its share of the batch is left out, so more steps are needed (time × R/(R−1)); once it has its
@@ -151,7 +151,7 @@ class Job:
                 "fewer replicas",
                 "slow servers",
                 "slow server swap",
-                "phase change",
+                "plan change",
             ),
             0.0,
         )
@@ -188,10 +188,7 @@ class Job:
                 and inp.segments[was].throughput.plan != inp.segments[segment].throughput.plan
             ):
                 self._allocate()
-                yield from self.pause(
-                    "phase change",
-                    inp.recovery.restart_s + inp.checkpoint.load_s(inp.segments[segment].throughput.num_chips),
-                )
+                yield from self.pause("plan change", inp.checkpoint.plan_change_s(inp.recovery.restart_s))
 
     def interrupted(self, cause: object) -> Events:
         """What follows an interruption of training."""
@@ -254,7 +251,7 @@ class Job:
                 elif isinstance(interrupt.cause, Failure):
                     if heed:
                         return interrupt.cause
-                    # A failure during a phase change delays it by a whole recovery.
+                    # A failure during a change of plan delays it by a whole recovery.
                     yield from self.recover(interrupt.cause)
                     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from itertools import pairwise
 
 import numpy
@@ -28,7 +29,7 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
     """The same campaign with an event for every training step and every checkpoint. No spares, no slow servers."""
     env, lost = (
         simpy.Environment(),
-        dict.fromkeys(("checkpoint stall", "work done again", "detection", "restart", "phase change"), 0.0),
+        dict.fromkeys(("checkpoint stall", "work done again", "detection", "restart", "plan change"), 0.0),
     )
     c, r, state = inp.checkpoint, inp.recovery, {"kept": 0.0}
 
@@ -58,9 +59,9 @@ def step_by_step(inp: CampaignInput, failures: list[Failure]):
                     if end:
                         segment, step = segment + 1, 0
                         if segment < len(inp.segments) and inp.segments[segment].throughput.plan != throughput.plan:
-                            begun, doing = env.now, "phase change"
-                            yield env.timeout(r.restart_s + c.load_s(throughput.num_chips))
-                            lost["phase change"] += env.now - begun
+                            begun, doing = env.now, "plan change"
+                            yield env.timeout(c.delay_s + r.restart_s + c.bytes / c.read_bytes_per_s)
+                            lost["plan change"] += env.now - begun
                 continue
             except simpy.Interrupt as interrupt:
                 failure = interrupt.cause
@@ -285,8 +286,37 @@ def test_a_plan_is_chosen_for_each_phase():
     with pytest.raises(InputError, match="12 GiB too much"):
         choose_plans(schedule, ["wide"], evaluate)
     result = run(CampaignInput(chosen, cluster_chips=1024, slow=None))
-    assert result.lost_hours["phase change"] > 0 and set(result.tokens_by_phase) == {"short", "long"}
+    assert result.lost_hours["plan change"] > 0 and set(result.tokens_by_phase) == {"short", "long"}
     assert result.tokens == pytest.approx(1.1e9)
+
+
+def test_a_change_of_plan_waits_for_storage_a_restart_and_the_new_shards():
+    segments = tuple(one_segment(steps=100, plan=plan) for plan in ("a", "b", "b", "a"))
+    saved = Checkpoint(bytes=6e12, write_bytes_per_s=50e9, read_bytes_per_s=150e9)  # 120 s to write, 40 s to read
+    quiet = FailureModel(0.0)
+    result = run(CampaignInput(segments, 1024, quiet, saved, Recovery(restart_s=200.0), slow=None))
+    assert result.lost_hours["plan change"] == pytest.approx(2 * (120 + 200 + 40) / 3600)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_plans_with_changes_are_the_best_of_all_ways(seed):
+    rng = random.Random(seed)
+    schedule = tuple(Phase(f"phase {k}", 1e8, 1024 << k, 1e6) for k in range(5))
+    seconds = {(plan, phase.name): rng.uniform(1.0, 1.6) for plan in "abc" for phase in schedule}
+    change_s = rng.choice((0.0, 20.0, 1e4))
+
+    def evaluate(plan, phase, batch):
+        return Throughput(seconds[plan, phase.name], batch, 1024, 8, plan)
+
+    chosen = choose_plans(schedule, "abc", evaluate, change_s)
+
+    def whole_s(plans):
+        changes = sum(a != b for a, b in pairwise(plans))
+        steps_s = sum(100 * seconds[plan, phase.name] for plan, phase in zip(plans, schedule, strict=True))
+        return steps_s + changes * change_s
+
+    best = min(map(whole_s, itertools.product("abc", repeat=5)))
+    assert whole_s([segment.throughput.plan for segment in chosen]) == pytest.approx(best, rel=1e-12)
 
 
 def test_legs_follow_the_ramp():
