@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import re
 import secrets
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from minglm import atomic, datafiles
@@ -27,6 +29,7 @@ WIDGETS = [
     "@voila-dashboards/widgets-manager7",
 ]
 REFILL_S = 3  # after a page is opened, until the next is built: its own first moves come first
+BUILT_WITHIN_S = 120  # a page takes some seconds, on a busy machine some tens
 ONLY_NOTEBOOK = "notebook-only"  # tag of cells that the page leaves out
 
 
@@ -93,16 +96,27 @@ def local_template(folder: Path) -> str:
     return TEMPLATE
 
 
+def quiet_profile(folder: Path) -> str:
+    """A profile of IPython's, written into `folder`, whose kernels keep their own notices (of their sockets, of being
+    stopped) from the terminal; nothing that a person starts IPython with runs in the page. Returns its folder."""
+    profile = folder / "ipython" / "profile_default"
+    profile.mkdir(parents=True)
+    atomic.write_json(profile / "ipython_kernel_config.json", {"Application": {"log_level": "CRITICAL"}})
+    return str(profile.parent)
+
+
 def main(args: argparse.Namespace) -> int:
     check(args.port)
     token = "" if args.no_token else secrets.token_hex(24)
     address = f"http://127.0.0.1:{args.port}/" + (f"?token={token}" if token else "")
     if args.json:
-        print(json_text({"address": address, "port": args.port, "token": token}), flush=True)
+        ready = json_text({"address": address, "port": args.port, "token": token})
     else:
-        print(f"the planner page: {address}\nstop with Ctrl-C", flush=True)
+        ready = f"the planner page: {address}\nstop with Ctrl-C"
+        print("building the planner page; its address follows in a few seconds", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="planner-") as place:
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (place, os.environ.get("JUPYTER_PATH"))))
+        os.environ["IPYTHONDIR"] = quiet_profile(Path(place))
         options = [
             str(notebook()),
             f"--port={args.port}",
@@ -113,27 +127,35 @@ def main(args: argparse.Namespace) -> int:
             "--show_tracebacks=False",
             "--preheat_kernel=True",  # a page is built before it is asked for, and the next one a little later
             f"--VoilaKernelManager.fill_delay={REFILL_S}",
-            f"--VoilaConfiguration.extension_allowlist={WIDGETS!r}",
+            *(f"--VoilaConfiguration.extension_allowlist={widget}" for widget in WIDGETS),
             "--Voila.log_level=ERROR",
             "--Application.log_level=ERROR",
             f"--TagRemovePreprocessor.remove_cell_tags={ONLY_NOTEBOOK}",
             "--TagRemovePreprocessor.enabled=True",
         ]
-        return serve(options, token, browser=not (args.no_browser or args.json))
+        return serve(options, token, ready, browser=not (args.no_browser or args.json))
 
 
-def serve(options: list[str], token: str, browser: bool) -> int:
-    """Run the server in this process until it is stopped. The token never stands in a command line that others can
-    list."""
+def serve(options: list[str], token: str, ready: str, browser: bool) -> int:
+    """Run the server in this process until it is stopped; print `ready` once it has a page. The token never stands in a
+    command line that others can list."""
+    from tornado.ioloop import IOLoop
     from voila.app import Voila
 
     from minglm.errors import InputError
 
+    async def announce() -> None:
+        await _built()
+        print(ready, flush=True)
+        if browser:
+            app.launch_browser()
+
     app = Voila.instance()
-    app.open_browser = browser
+    app.open_browser = False  # `announce` does
     app.auto_token, app.token = False, token or None
     try:
         app.initialize(options)
+        IOLoop.current().add_callback(announce)
         app.start()
     except SystemExit as err:
         if err.code:
@@ -141,3 +163,13 @@ def serve(options: list[str], token: str, browser: bool) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
     return 0
+
+
+async def _built() -> None:
+    """Until the page that is built before it is asked for waits for its visitor, or for two minutes. Who comes earlier
+    is given a second one that is built beside the first, and both take twice as long."""
+    from voila.request_info_handler import RequestInfoSocketHandler
+
+    deadline = time.monotonic() + BUILT_WITHIN_S
+    while not RequestInfoSocketHandler._waiters and time.monotonic() < deadline:  # noqa: SLF001 - no public name tells
+        await asyncio.sleep(0.1)

@@ -22,7 +22,7 @@ from sim.dashboard.controls import BY_KEY, CONTROLS
 from sim.dashboard.state import AXES, Answer, answer, assumptions, command, figure_words, sentence
 from sim.planner.assumptions import assumptions as planner_assumptions
 from sim.planner.assumptions import facts
-from sim.planner.planner import verified
+from sim.planner.planner import run_facts
 from sim.planner.question import plain
 from sim.report.html import escape
 from sim.report.plan import write
@@ -203,7 +203,7 @@ def result_of(a: Answer, samples: int = DRAWS) -> dict:
         "assumptions": [*(f"set on the page: {t}" for t in assumptions(a)), *q.stated, *planner_assumptions(q)],
         "facts": facts(q),
         "versions": versions(),
-        "verified": verified(a.as_events),
+        **run_facts(a.as_events),
         "uncertainty": monte_carlo(a.scenario, samples, workers=1, simulated=a.simulated),
         "controls": dict(a.values),
     }

@@ -327,9 +327,7 @@ def _told(
         **lists,
         "assumptions": [*q.stated, *assumptions(q)],
         "facts": facts(q),
-        "verified": verified(simulated),
-        "phases": phase_facts(simulated.segments),
-        "plan_changes": plan_changes(simulated.scenario, simulated.segments),
+        **run_facts(simulated),
         "versions": versions(),
     }
     nothing = {
@@ -350,15 +348,19 @@ def _told(
     return result
 
 
-def verified(simulated: Simulated) -> dict[str, float]:
-    """The step as events beside the closed form."""
+def run_facts(simulated: Simulated) -> dict[str, dict[str, Any]]:
+    """The step as events beside the closed form; the run's phases, and its changes of plan."""
     p = simulated.point
     return {
-        "events_step_s": p.result.step_s,
-        "closed_form_step_s": p.closed_form_s,
-        "difference": p.result.step_s / p.closed_form_s - 1,
-        "bubble_fraction": p.result.bubble_fraction,
-        "events": p.result.events,
+        "verified": {
+            "events_step_s": p.result.step_s,
+            "closed_form_step_s": p.closed_form_s,
+            "difference": p.result.step_s / p.closed_form_s - 1,
+            "bubble_fraction": p.result.bubble_fraction,
+            "events": p.result.events,
+        },
+        "phases": phase_facts(simulated.segments),
+        "plan_changes": plan_changes(simulated.scenario, simulated.segments),
     }
 
 

@@ -14,7 +14,7 @@ from minglm import datafiles
 from minglm.tools.bench_summary import answer
 from sim.cost.evaluate import in_closed_form
 from sim.planner.candidates import PlanCosts
-from sim.planner.planner import find, scenario_of, verified
+from sim.planner.planner import find, run_facts, scenario_of
 from sim.planner.question import question, space_of
 from sim.planner.refine import refined
 from sim.planner.search import RankedPlan, search
@@ -178,7 +178,7 @@ def _searched(q):
 
 
 def _events(name, q, costs, outcome) -> dict:
-    apart = verified(simulate(scenario_of(q, costs, outcome.best[0])))["difference"]
+    apart = run_facts(simulate(scenario_of(q, costs, outcome.best[0])))["verified"]["difference"]
     return _row(
         f"{name}: the winner played as events against the closed form",
         100 * apart,

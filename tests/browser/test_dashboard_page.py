@@ -9,7 +9,6 @@ import select
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -43,17 +42,8 @@ def address(browser, tmp_path_factory, ending):
             )
         ) as server,
     ):
-        assert select.select([server.stdout], [], [], 60)[0], (home / "log").read_text()
-        said = json.loads(server.stdout.readline())
-        deadline = time.monotonic() + 240
-        while True:
-            assert server.poll() is None and time.monotonic() < deadline, (home / "log").read_text()[-2000:]
-            try:
-                socket.create_connection(("127.0.0.1", port), 2).close()
-                break
-            except OSError:
-                time.sleep(0.3)
-        yield said
+        assert select.select([server.stdout], [], [], 240)[0], (home / "log").read_text()
+        yield json.loads(server.stdout.readline())
 
 
 def opened(page, address: dict):
