@@ -46,8 +46,9 @@ def assumptions(q: Question) -> list[str]:
         if q.objective in PER_CHIP
         else "cost counts all chips, spares included; in the front of time and chips, those that a plan uses",
         "days of the other plans: by Daly's formula, times what phases and failures make of the winner's",
-        "not searched: ZeRO 2, whose reduction after every micro-batch is not priced, GPipe, which has 1F1B's bubble "
-        "and needs more memory, and a vocabulary split over stages, which no listed stack offers",
+        "not searched: ZeRO 2, whose reduction after every micro-batch is not priced; GPipe, which has 1F1B's bubble "
+        "and needs more memory; a vocabulary split over stages, which no listed stack offers; recomputation of a part "
+        "of a rank's layers (clustersim run takes it); another order of ranks than Megatron-Core's tp-cp-ep-dp-pp",
     ]
     rate = q.cluster.chip.failures_per_chip_hour
     out.append(
