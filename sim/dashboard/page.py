@@ -26,7 +26,9 @@ from sim.dashboard.normal import Normal
 from sim.dashboard.normal import from_link as measured_from_link
 from sim.dashboard.serving import Serving
 from sim.dashboard.widgets import Inputs
+from sim.report import run_phases
 from sim.report.html import escape
+from sim.study.campaign import phase_facts, plan_changes
 
 NOW = "what is shown now"
 SERVED = "VOILA_KERNEL_ID"  # in the environment of a kernel that Voila serves
@@ -231,13 +233,14 @@ class Page:
             if self.fixed
             else "This plan was found at once: near the best, not proven to be it."
         )
-        text = state.yaml_text(self.answer)
+        text, run = state.yaml_text(self.answer), self.answer.simulated
         yaml = files.link("download it", "scenario.yaml", text, "application/yaml")
         return (
             f'<p class="note">{how} The same figures in a terminal; a click selects all of it:<br>'
             f"<code>{escape(state.command(self.answer))}</code></p>"
             f'<details class="note"><summary>Copy as YAML, for clustersim run</summary><pre>{escape(text)}</pre>{yaml}'
             f'</details><p class="note"><a href="{escape(state.link(self.answer))}">A link to this question</a></p>'
+            + run_phases.html(phase_facts(run.segments), plan_changes(run.scenario, run.segments))
         )
 
     def _put(self, key: str, picture: str, alt: str) -> None:

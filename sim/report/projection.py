@@ -235,8 +235,7 @@ def section(page: Page, r: dict) -> None:
             _batch_figure(r),
             "Idle share of the pipeline and throughput against the batch: more micro-batches fill the pipeline.",
         )
-    if len(r["campaign"]["phases"]) > 1:
-        run_phases.section(page, r["campaign"]["phases"], r["campaign"]["plan_changes"])
+    page.add(run_phases.html(r["campaign"]["phases"], r["campaign"]["plan_changes"]))
     if r["what_if"]:
         page.add(
             table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.base.units import show
-from sim.report.html import Page, table
+from sim.report.html import escape, table
 
 
 def text(phases: Mapping[str, Mapping], changes: Mapping[str, float]) -> list[str]:
@@ -16,15 +16,16 @@ def text(phases: Mapping[str, Mapping], changes: Mapping[str, float]) -> list[st
     return lines + ([sentence(changes)] if changes["count"] else [])
 
 
-def section(page: Page, phases: Mapping[str, Mapping], changes: Mapping[str, float]) -> None:
-    """The same as part of a page."""
+def html(phases: Mapping[str, Mapping], changes: Mapping[str, float]) -> str:
+    """The same as a part of a page; nothing for a run of one phase."""
+    if len(phases) < 2:
+        return ""
     rows = [
         [name, show(p["tokens"], "count"), f"{p['ideal_days']:.2f}", f"{p['chips']:,}", _plan(p)]
         for name, p in phases.items()
     ]
-    page.add(table(["phase", "tokens", "days without failures", "chips", "plan"], rows))
-    if changes["count"]:
-        page.prose(sentence(changes), "note")
+    said = f'<p class="note">{escape(sentence(changes))}</p>' if changes["count"] else ""
+    return table(["phase", "tokens", "days without failures", "chips", "plan"], rows) + said
 
 
 def sentence(changes: Mapping[str, float]) -> str:
