@@ -9,18 +9,9 @@ r rope width, R = L + r, Q query latent, Hi/Di indexer heads and width, C hidden
 K chosen ones, k chosen keys, V vocabulary. Matrices are (out, in), rows one after the other. */
 
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-#ifdef DOUBLE
-typedef double real;
-#else
-typedef float real;
-#endif
-#define WIDE (32 / (long)sizeof(real)) /* numbers in a vector */
-typedef real vec __attribute__((vector_size(32), aligned(sizeof(real)), may_alias));
-#define INLINE static inline __attribute__((always_inline))
+#include "kernels.h"
 
 typedef struct {
     int64_t C, H, L, r, Q, Hi, Di, k, E, K, V, sparse;
@@ -40,60 +31,7 @@ typedef struct {
     int64_t width, expert_width, cache_layer, index_layer;
 } Layer;
 
-/* ---------------------------------------------------------------- products */
-
-/* rows of w against rows of x: each sum in vectors along the input, then their lanes, then what is left over */
-INLINE void tile(const real *w, const real *x, long ldx, real *out, long ldo, long cols, const int nw, const int nx,
-                 int add) {
-    vec sum[4][3];
-    long at = 0;
-#pragma GCC unroll 4
-    for (int j = 0; j < nw; j++)
-#pragma GCC unroll 3
-        for (int i = 0; i < nx; i++) sum[j][i] = (vec){0};
-    for (; at + WIDE <= cols; at += WIDE) {
-        vec row[3];
-#pragma GCC unroll 3
-        for (int i = 0; i < nx; i++) row[i] = *(const vec *)(x + i * ldx + at);
-#pragma GCC unroll 4
-        for (int j = 0; j < nw; j++) {
-            vec weight = *(const vec *)(w + j * cols + at);
-#pragma GCC unroll 3
-            for (int i = 0; i < nx; i++) sum[j][i] += weight * row[i];
-        }
-    }
-#pragma GCC unroll 3
-    for (int i = 0; i < nx; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < nw; j++) {
-            real total = 0;
-            for (int lane = 0; lane < WIDE; lane++) total += sum[j][i][lane];
-            for (long c = at; c < cols; c++) total += w[j * cols + c] * x[i * ldx + c];
-            out[i * ldo + j] = add ? out[i * ldo + j] + total : total;
-        }
-}
-
-static __attribute__((noinline)) real dot(const real *a, const real *b, long n) {
-    real out;
-    tile(a, b, n, &out, 1, n, 1, 1, 0);
-    return out;
-}
-
-/* x (n, cols) by w (rows, cols), both by rows → out (n, rows), or added to it. A row of w is read once for all of x; the
-   rows of w that no four are left of take one way for any n, so that their bits do not hang on it. */
-static void product(const real *w, const real *x, long ldx, real *out, long ldo, long rows, long cols, long n, int add) {
-    long j = 0;
-    for (; j + 4 <= rows; j += 4, w += 4 * cols) {
-        long i = 0;
-        for (; i + 3 <= n; i += 3) tile(w, x + i * ldx, ldx, out + i * ldo + j, ldo, cols, 4, 3, add);
-        for (; i < n; i++) tile(w, x + i * ldx, ldx, out + i * ldo + j, ldo, cols, 4, 1, add);
-    }
-    for (; j < rows; j++, w += cols)
-        for (long i = 0; i < n; i++) {
-            const real total = dot(w, x + i * ldx, cols);
-            out[i * ldo + j] = add ? out[i * ldo + j] + total : total;
-        }
-}
+/* ---------------------------------------------------------------- sums of keys */
 
 /* nh heads' weights (nh, S) over rows of store (S, ld) → out (nh, width), some of its columns: sums over S in rising order */
 INLINE void mix_part(const real *weights, long S, const real *store, long ld, real *out, long ldo, const int nh,
@@ -202,43 +140,6 @@ static void swiglu(real *inner, long F, long n) {
     }
 }
 
-/* A number's bits in an order in which larger is later; -0 counts as 0. */
-static uint64_t order_of(real x) {
-    if (sizeof(real) == 4) {
-        union { float number; uint32_t bits; } u = {.number = (float)x};
-        if (u.bits == 0x80000000u) u.bits = 0;
-        return (u.bits & 0x80000000u) ? (uint32_t)~u.bits : u.bits | 0x80000000u;
-    }
-    union { double number; uint64_t bits; } u = {.number = (double)x};
-    if (u.bits == 1ull << 63) u.bits = 0;
-    return (u.bits >> 63) ? ~u.bits : u.bits | 1ull << 63;
-}
-
-/* The k largest of scores (S > k), equal ones by the lowest place, in rising order of place. A byte of the threshold at a
-   time, from the highest: how many lie above, and among which is the k-th. `keys`: room for S. */
-static void largest(const real *scores, long S, long k, int32_t *chosen, uint64_t *keys) {
-    uint64_t prefix = 0;
-    long needed = k, alive = S;
-    for (long s = 0; s < S; s++) keys[s] = order_of(scores[s]);
-    for (int shift = 8 * (int)sizeof(real) - 8; shift >= 0; shift -= 8) {
-        long counts[256] = {0};
-        for (long s = 0; s < alive; s++) counts[(keys[s] >> shift) & 255]++;
-        int bin = 255;
-        while (counts[bin] < needed) needed -= counts[bin--];
-        prefix |= (uint64_t)bin << shift;
-        long kept = 0;
-        for (long s = 0; s < alive; s++)
-            if (((keys[s] >> shift) & 255) == (uint64_t)bin) keys[kept++] = keys[s];
-        alive = kept;
-    }
-    long n = 0;
-    for (long s = 0; s < S; s++) { /* all above the threshold, and the first `needed` that are equal to it */
-        const uint64_t key = order_of(scores[s]);
-        if (key > prefix) chosen[n++] = (int32_t)s;
-        else if (key == prefix && needed > 0) { chosen[n++] = (int32_t)s; needed--; }
-    }
-}
-
 /* ---------------------------------------------------------------- room */
 
 /* What a step needs beside its input: given out from one block, freed at its end. */
@@ -300,9 +201,7 @@ static void attend(const Layer *layer, Step *s) {
             for (long h = 0; h < Hi; h++) rotate(s->out + h * Di, rope, r);
             product(m->index + layer->index_layer * m->index_layer + s->rows[n] * m->index_row, s->out, Di, s->dots, end,
                     end, Di, Hi, 0);
-            memset(s->scores, 0, (size_t)end * sizeof(real));
-            for (long h = 0; h < Hi; h++)
-                for (long p = 0; p < end; p++) s->scores[p] += w[h] * (s->dots[h * end + p] > 0 ? s->dots[h * end + p] : 0);
+            weigh(s->dots, w, Hi, end, s->scores);
             largest(s->scores, end, m->k, chosen, s->order);
         }
         long read = end;

@@ -10,16 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from minglm.config import ModelConfig
+from minglm.model import compiled_choice
 from minglm.model.documents import documents, spans
 from minglm.model.layers import LATENT_EPS, apply_rope, to_float32
-from minglm.model.products import Linear, relu_product
+from minglm.model.products import Linear
 from minglm.model.threads import parallel_for
 from minglm.model.topk import fold_factor, topk_lowest
 from minglm.model.workspace import SCORE_FLOATS, Workspace, chunk_budget
-from minglm.runtime.switch import fast
 
-QUERIES = 64  # at a time, where all of their scores are needed at once
-PRODUCTS = 1 << 18  # of a block of queries, keys and heads: what stays in a core's second cache
 CANDIDATES = 15 << 10  # places where a chunk's best keys may be: over 128 KiB, the C library maps fresh memory for them
 
 
@@ -49,14 +47,6 @@ def index_scores(q: Tensor, k: Tensor, w: Tensor, space: Workspace | None = None
     in `space` when it is given."""
     n, Hi, S = q.shape[0], q.shape[1], k.shape[0]
     space = space or Workspace(w)
-    step = PRODUCTS // (QUERIES * Hi)
-    if S > step and q.dtype == w.dtype and _in_blocks(q):
-        scores, weights, queries = space("scores", n, S), w.unsqueeze(1), q.flatten(0, 1)
-        for start in range(0, S, step):
-            keys = k[start : start + step]
-            dots = relu_product(queries, keys.T, space("dots", n * Hi, len(keys)), step).view(n, Hi, -1)
-            scores[:, start : start + step] = torch.bmm(weights, dots, out=space("block", n, 1, len(keys))).squeeze(1)
-        return scores
     if q.dtype == w.dtype:
         dots = torch.mm(q.flatten(0, 1), k.T, out=space("dots", n * Hi, S))
     else:  # half precision: the sum over heads stays in fp32
@@ -64,14 +54,8 @@ def index_scores(q: Tensor, k: Tensor, w: Tensor, space: Workspace | None = None
     return torch.bmm(w.unsqueeze(1), dots.view(n, Hi, S).relu_(), out=space("scores", n, 1, S)).squeeze(1)
 
 
-def _in_blocks(q: Tensor) -> bool:
-    return q.device.type == "cpu" and fast()
-
-
 def _queries_at_a_time(q: Tensor, Hi: int, S: int, topk: int) -> int:
     """Queries of a chunk that see S keys."""
-    if _in_blocks(q):
-        return max(1, min(QUERIES, 2 * SCORE_FLOATS // S))
     fitting = chunk_budget(SCORE_FLOATS, q.device) // (Hi * S)
     return max(1, min(fitting, chunk_budget(CANDIDATES, q.device) // (fold_factor(S, topk + 1) * (topk + 1))))
 
@@ -99,6 +83,10 @@ def select_topk(
     S = k.shape[1]
     if S <= topk:
         return None
+    if compiled_choice.fits(q, k, w):
+        chosen = compiled_choice.choose(q, k, w, topk, offset, doc_start)
+        if chosen is not None:
+            return chosen
     topk_indices = torch.empty(B, T, topk, dtype=torch.int64, device=q.device)
     parts: list[tuple[int, slice, int]] = []  # row, its queries, the first key that any of them sees
     whole = None if offset else documents(doc_start)

@@ -92,14 +92,6 @@ def sum_over_rows(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     return product if out is None else out.copy_(product)
 
 
-def relu_product(a: Tensor, b: Tensor, space: Tensor, columns: int) -> Tensor:
-    """max(0, a (m, k) @ b (k, n)) → (m, n), in `space` (m, n) or in fresh memory, without gradients. A caller that cuts
-    b into pieces of so many columns says so: the last one may be narrower, and is not worth a kernel of its own."""
-    if b.shape[1] == columns and a.shape[0] % BLOCK == 0 and _by_onednn(a, b, a.shape[0]):
-        return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "relu", [], "")  # noqa: SLF001  (as above)
-    return torch.mm(a, b, out=space).relu_()
-
-
 class _Linear(torch.autograd.Function):
     """x (m, C) @ weight (F, C)ᵀ."""
 

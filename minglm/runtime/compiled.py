@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-ffp-contract=fast", "-fPIC")
+HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))  # what a C file may include
 SECONDS = 120  # that a compiler may take
 
 
@@ -27,7 +28,7 @@ def library(source: Path, *definitions: str) -> ctypes.CDLL | None:
     if command is None:
         return None
     try:
-        text = source.read_bytes()
+        text = b"".join(file.read_bytes() for file in (source, *HEADERS))
         flags = [*FLAGS, *(f"-D{d}" for d in definitions)]
         made_of = hashlib.sha256(b"\0".join([text, *(s.encode() for s in (*flags, command, _processor()))]))
         place = _cache() / f"{source.stem}-{made_of.hexdigest()[:24]}.so"
@@ -71,6 +72,6 @@ def _cache() -> Path:
 def _compile(compiler: str, flags: list[str], source: Path, place: Path) -> None:
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
         out = Path(folder) / "code.so"
-        command = [compiler, *flags, "-shared", str(source), "-o", str(out), "-lm"]
+        command = [compiler, *flags, f"-I{Path(__file__).parent}", "-shared", str(source), "-o", str(out), "-lm"]
         subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
         out.replace(place)  # whole or not at all, whoever else compiles it now

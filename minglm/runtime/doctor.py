@@ -138,9 +138,10 @@ def _torch() -> Check:
 def _compiler() -> Check:
     compiler = compiled.compiler()
     if compiler is None:
-        remedy = "answers are decoded by torch, several times slower; install gcc or clang"
+        remedy = "torch decodes and chooses keys, several times slower; install gcc or clang"
         return Check("C compiler", "note", "none that can be used", remedy)
-    return Check("C compiler", "ok", f"{compiler}: decoding is compiled on first use, MINGLM_FAST=0 leaves it out")
+    found = f"{compiler}: decoding and choosing keys are compiled on first use, MINGLM_FAST=0 leaves it out"
+    return Check("C compiler", "ok", found)
 
 
 def _matmul() -> Check:

@@ -6,8 +6,8 @@ rounding where sums are taken in another order). `MINGLM_FAST=0` takes the reada
     what                            fast                                             readable
     products of many rows           oneDNN, where it is faster than BLAS (`products`)  BLAS
     attention of packed rows        document by document (`documents`)               every row under a mask
-    indexer's choice, warm-up KL    keys of the query's document only                all earlier keys, then a mask
-    indexer's scores                blocks of queries and keys that fit a cache      all keys of a chunk of queries
+    the same in torch, warm-up KL   keys of the query's document only                all earlier keys, then a mask
+    the indexer's choice            compiled C (`model.compiled_choice`)             scores of torch, then the top k
     Muon's Newton–Schulz iteration  fused products in parts that fit a cache         the formula
     codes of four or eight bits     read from a table                                taken apart, converted
     W4A8                            one product of all groups                        a product for each group

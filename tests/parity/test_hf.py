@@ -15,7 +15,8 @@ from minglm.config import ModelConfig
 from minglm.errors import InputError
 from minglm.inference.generate import generate
 from minglm.interop.huggingface import export_hf, import_hf
-from minglm.model import indexer
+from minglm.model import attention
+from minglm.model.indexer import causal_mask, index_scores
 from minglm.model.model import Model
 
 transformers = pytest.importorskip("transformers")
@@ -52,15 +53,19 @@ def theirs(folder, **options):
 @pytest.fixture(autouse=True)
 def no_ties(monkeypatch):
     """Fail when a query's last chosen and first left-out scores are equal: the comparison would be a matter of luck."""
-    real = indexer.topk_lowest
+    real = attention.select_topk
 
-    def checked(scores, k):
-        if scores.shape[1] > k:
-            top = scores.topk(k + 1, -1).values
-            assert not ((top[:, k - 1] == top[:, k]) & (top[:, k] > -torch.inf)).any(), "the test data holds a tie"
-        return real(scores, k)
+    def checked(q, k, w, topk, offset=0, doc_start=None):
+        assert doc_start is None
+        for row in zip(q, k, w, strict=True):
+            if k.shape[1] > topk:
+                seen = causal_mask(q.shape[1], offset, k.shape[1], None, q.device)
+                top = index_scores(*row).masked_fill(~seen, -torch.inf).topk(topk + 1, -1).values
+                tied = (top[:, -2] == top[:, -1]) & (top[:, -1] > -torch.inf)
+                assert not tied.any(), "the test data holds a tie"
+        return real(q, k, w, topk, offset, doc_start)
 
-    monkeypatch.setattr(indexer, "topk_lowest", checked)
+    monkeypatch.setattr(attention, "select_topk", checked)
 
 
 TOKENS = torch.randint(0, 512, (2, LENGTH), generator=torch.Generator().manual_seed(5))

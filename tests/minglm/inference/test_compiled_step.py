@@ -100,7 +100,11 @@ def test_what_was_compiled_is_kept_and_a_machine_that_cannot_run_it_has_its_own(
     source = tmp_path / "small.c"
     source.write_text("int number(void) { return NUMBER; }\n")
     try:
-        for name, number, kept in (("here", 4, 1), ("here", 4, 1), ("there", 4, 2), ("there", 5, 3)):
+        header = tmp_path / "shared.h"
+        monkeypatch.setattr(compiled, "HEADERS", (header,))
+        runs = [("here", 4, "", 1), ("here", 4, "", 1), ("there", 4, "", 2), ("there", 5, "", 3), ("there", 5, "//", 4)]
+        for name, number, shared, kept in runs:
+            header.write_text(shared)
             monkeypatch.setattr(compiled, "_processor", lambda name=name: name)
             compiled.library.cache_clear()
             code = compiled.library(source, f"NUMBER={number}")

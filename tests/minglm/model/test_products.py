@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from minglm.model import products
-from minglm.model.products import BLOCK, Linear, linear, relu_product, rows_product, sum_over_rows
+from minglm.model.products import BLOCK, Linear, linear, rows_product, sum_over_rows
 
 
 @pytest.fixture
@@ -37,13 +37,6 @@ def test_products_equal_those_in_double(onednn, m, k, n, given):
     total = sum_over_rows(a, rows, out)
     assert total is out or not given
     torch.testing.assert_close(total, (a.T.double() @ rows.double()).float(), rtol=1e-5, atol=1e-4)
-
-
-@pytest.mark.parametrize("n", [80, 33])
-def test_products_without_their_negative_part(onednn, n):
-    a, b = random(2 * BLOCK, 32), random(32, n)
-    found = relu_product(a, b, torch.empty(2 * BLOCK, n), 80)
-    torch.testing.assert_close(found, (a.double() @ b.double()).clamp(min=0).float(), rtol=1e-5, atol=1e-5)
 
 
 def test_transposed_views_are_read_as_they_lie(onednn):

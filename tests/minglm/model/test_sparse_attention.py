@@ -64,23 +64,11 @@ def test_index_scores_are_the_formula():
 @pytest.mark.parametrize("topk", [1, 5, 39])
 def test_choice_equals_sorting_whatever_the_chunks(monkeypatch, budget, ties, topk):
     monkeypatch.setattr(indexer, "SCORE_FLOATS", budget)
+    monkeypatch.setenv(VARIABLE, "0")
     q, keys, w = inputs(ties=ties)
     doc_start = torch.where(torch.arange(T) < 22, 0, 22).expand(B, T)
     assert as_sets(select_topk(q, keys, w, topk)) == slow_choice(q, keys, w, topk)
     assert as_sets(select_topk(q, keys, w, topk, 0, doc_start)) == slow_choice(q, keys, w, topk, doc_start)
-
-
-@pytest.mark.parametrize("keys_at_once", [1, 7, 39])
-@pytest.mark.parametrize("ties", [False, True])
-def test_scores_in_blocks_choose_the_same(monkeypatch, keys_at_once, ties):
-    q, keys, w = inputs(ties=ties)
-    monkeypatch.setenv(VARIABLE, "0")
-    whole, want = index_scores(q[0], keys[0], w[0]), slow_choice(q, keys, w, k)
-    monkeypatch.setenv(VARIABLE, "1")
-    monkeypatch.setattr(indexer, "PRODUCTS", 3 * q.shape[2] * keys_at_once)
-    monkeypatch.setattr(indexer, "QUERIES", 3)
-    torch.testing.assert_close(index_scores(q[0], keys[0], w[0]), whole, rtol=1e-6, atol=1e-6)
-    assert as_sets(select_topk(q, keys, w, k)) == want
 
 
 def test_every_key_is_read_when_there_are_no_more_than_k():
