@@ -31,48 +31,6 @@ typedef struct {
     int64_t width, expert_width, cache_layer, index_layer;
 } Layer;
 
-/* ---------------------------------------------------------------- sums of keys */
-
-/* nh heads' weights (nh, S) over rows of store (S, ld) → out (nh, width), some of its columns: sums over S in rising order */
-INLINE void mix_part(const real *weights, long S, const real *store, long ld, real *out, long ldo, const int nh,
-                     const int nv) {
-    vec sum[4][2];
-#pragma GCC unroll 4
-    for (int h = 0; h < nh; h++)
-#pragma GCC unroll 2
-        for (int v = 0; v < nv; v++) sum[h][v] = (vec){0};
-    for (long s = 0; s < S; s++)
-#pragma GCC unroll 2
-        for (int v = 0; v < nv; v++) {
-            vec row = *(const vec *)(store + s * ld + v * WIDE);
-#pragma GCC unroll 4
-            for (int h = 0; h < nh; h++) sum[h][v] += weights[h * S + s] * row;
-        }
-#pragma GCC unroll 4
-    for (int h = 0; h < nh; h++)
-#pragma GCC unroll 2
-        for (int v = 0; v < nv; v++) *(vec *)(out + h * ldo + v * WIDE) = sum[h][v];
-}
-
-INLINE void mix_heads(const real *weights, long S, const real *store, long ld, real *out, long width, const int nh) {
-    long c = 0;
-    for (; c + 2 * WIDE <= width; c += 2 * WIDE) mix_part(weights, S, store + c, ld, out + c, width, nh, 2);
-    for (; c + WIDE <= width; c += WIDE) mix_part(weights, S, store + c, ld, out + c, width, nh, 1);
-    for (; c < width; c++)
-        for (int h = 0; h < nh; h++) {
-            real sum = 0;
-            for (long s = 0; s < S; s++) sum += weights[h * S + s] * store[s * ld + c];
-            out[h * width + c] = sum;
-        }
-}
-
-/* H heads' weights (H, S) over the first `width` columns of store (S, ld) → out (H, width) */
-static void mix(const real *weights, long S, const real *store, long ld, real *out, long width, long H) {
-    long h = 0;
-    for (; h + 4 <= H; h += 4) mix_heads(weights + h * S, S, store, ld, out + h * width, width, 4);
-    for (; h < H; h++) mix_heads(weights + h * S, S, store, ld, out + h * width, width, 1);
-}
-
 /* ---------------------------------------------------------------- small parts */
 
 static void rms_norm(const real *x, const real *weight, double eps, long n, real *out) {
@@ -97,24 +55,6 @@ static void rotate(real *x, const real *rope, long r) {
         x[i] = a * cosine[i] - b * sine[i];
         x[i + 1] = a * sine[i] + b * cosine[i];
     }
-}
-
-/* exp(sign · x - shift) of n numbers, in place. In fp32: x = m ln 2 + y with |y| <= ln 2 / 2, 2^m from the exponent's bits,
-   exp(y) by its series up to y^7 (the rest is below 1e-8). */
-static void exponentials(real *x, long n, real sign, real shift) {
-#ifdef DOUBLE
-    for (long i = 0; i < n; i++) x[i] = exp(sign * x[i] - shift);
-#else
-    for (long i = 0; i < n; i++) {
-        float v = sign * x[i] - shift;
-        v = v < -87.0f ? -87.0f : v > 88.0f ? 88.0f : v;
-        const float m = (v * 1.44269504f + 12582912.0f) - 12582912.0f; /* the nearest whole number */
-        const float y = (v - m * 0.693359375f) + m * 2.12194440e-4f;
-        const float series = 1 + y * (1 + y * (1 / 2.f + y * (1 / 6.f + y * (1 / 24.f + y * (1 / 120.f + y * (1 / 720.f + y / 5040))))));
-        union { int32_t bits; float number; } power = {.bits = ((int32_t)m + 127) << 23};
-        x[i] = series * power.number;
-    }
-#endif
 }
 
 static void softmax(real *x, long n) {

@@ -12,7 +12,8 @@
 and, when it should be fast, what stands beside it with the same results:
 
     sparse_attention   absorbed attention over gathered keys, forward and backward by hand
-    compiled_choice    the indexer's choice in compiled code (choose.c), where there is a compiler
+    compiled_choice    the indexer's choice in compiled code (choose.c), where there is a compiler; compiled_kl: its
+                       loss on what it chose (learn.c); native: what such code may be given
     workspace, threads chunks of queries over reused buffers, spread over threads
     gpu_kernels        grouped matmuls and FlexAttention for accelerators
 """

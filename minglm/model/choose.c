@@ -25,7 +25,7 @@ Shapes: B batch, T queries, S keys, Hi/Di indexer heads and width, P pairs of Di
 #define QUERIES 4         /* a tile's: with two vectors of keys, what registers hold */
 #define LANES 8           /* keys of a vector */
 #define KEYS (2 * LANES)  /* a tile's */
-#define CHUNK 64          /* queries that read a block of keys while it lies in the core's second cache */
+#define CHUNK 64          /* native.py's: queries that read a block of keys while it lies in the core's second cache */
 #define BLOCK 1024        /* keys */
 #define LEAST 1e-12f      /* numbers are rounded to parts of the largest of them, or of this */
 #define HALF 0.51         /* of a part: what rounding moves a number by, with the division's own rounding */

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from minglm.model import compiled_kl
 from minglm.model.documents import documents, spans
 from minglm.model.indexer import causal_mask
 from minglm.model.layers import to_float32
@@ -38,6 +39,10 @@ class _TopkKL(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, w, topk_indices, p, weights, wants):  # (B,T,Hi,Di) (B,S,Di) (B,T,Hi) (B,T,k) (B,T,k) (B,T)
+        if compiled_kl.fits(q, k, w, p, weights):
+            total, *grads = compiled_kl.kl_and_grads(q, k, w, topk_indices, p, weights, wants)
+            ctx.save_for_backward(*grads)
+            return total
         B, T, Hi, Di = q.shape
         n_keys, d_q, d_w = topk_indices.shape[-1], torch.empty_like(q), torch.empty_like(w)
 

@@ -138,9 +138,9 @@ def _torch() -> Check:
 def _compiler() -> Check:
     compiler = compiled.compiler()
     if compiler is None:
-        remedy = "torch decodes and chooses keys, several times slower; install gcc or clang"
+        remedy = "torch decodes and indexes, several times slower; install gcc or clang"
         return Check("C compiler", "note", "none that can be used", remedy)
-    found = f"{compiler}: decoding and choosing keys are compiled on first use, MINGLM_FAST=0 leaves it out"
+    found = f"{compiler}: decoding and the indexer are compiled on first use, MINGLM_FAST=0 leaves it out"
     return Check("C compiler", "ok", found)
 
 

@@ -1,6 +1,7 @@
-/* What the compiled paths share: products of rows, and the k largest scores of a query. A sum is taken in an order that
+/* What the compiled paths share: products and sums of rows, exponentials, the k largest scores of a query. A sum is taken in an order that
    hangs on nothing but the width, so that training, prefill and decoding find the same bits for the same numbers. */
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -52,7 +53,7 @@ static __attribute__((noinline)) real dot(const real *a, const real *b, long n) 
 
 /* x (n, cols) by w (rows, cols), both by rows → out (n, rows), or added to it. A row of w is read once for all of x; the
    rows of w that no four are left of take one way for any n, so that their bits do not hang on it. */
-static void product(const real *w, const real *x, long ldx, real *out, long ldo, long rows, long cols, long n, int add) {
+static inline void product(const real *w, const real *x, long ldx, real *out, long ldo, long rows, long cols, long n, int add) {
     long j = 0;
     for (; j + 4 <= rows; j += 4, w += 4 * cols) {
         long i = 0;
@@ -66,13 +67,71 @@ static void product(const real *w, const real *x, long ldx, real *out, long ldo,
         }
 }
 
+/* nh heads' weights (nh, S) over rows of store (S, ld) → out (nh, width), some of its columns: sums over S in rising order */
+INLINE void mix_part(const real *weights, long S, const real *store, long ld, real *out, long ldo, const int nh,
+                     const int nv) {
+    vec sum[4][2];
+#pragma GCC unroll 4
+    for (int h = 0; h < nh; h++)
+#pragma GCC unroll 2
+        for (int v = 0; v < nv; v++) sum[h][v] = (vec){0};
+    for (long s = 0; s < S; s++)
+#pragma GCC unroll 2
+        for (int v = 0; v < nv; v++) {
+            vec row = *(const vec *)(store + s * ld + v * WIDE);
+#pragma GCC unroll 4
+            for (int h = 0; h < nh; h++) sum[h][v] += weights[h * S + s] * row;
+        }
+#pragma GCC unroll 4
+    for (int h = 0; h < nh; h++)
+#pragma GCC unroll 2
+        for (int v = 0; v < nv; v++) *(vec *)(out + h * ldo + v * WIDE) = sum[h][v];
+}
+
+INLINE void mix_heads(const real *weights, long S, const real *store, long ld, real *out, long width, const int nh) {
+    long c = 0;
+    for (; c + 2 * WIDE <= width; c += 2 * WIDE) mix_part(weights, S, store + c, ld, out + c, width, nh, 2);
+    for (; c + WIDE <= width; c += WIDE) mix_part(weights, S, store + c, ld, out + c, width, nh, 1);
+    for (; c < width; c++)
+        for (int h = 0; h < nh; h++) {
+            real sum = 0;
+            for (long s = 0; s < S; s++) sum += weights[h * S + s] * store[s * ld + c];
+            out[h * width + c] = sum;
+        }
+}
+
+/* H heads' weights (H, S) over the first `width` columns of store (S, ld) → out (H, width) */
+static inline void mix(const real *weights, long S, const real *store, long ld, real *out, long width, long H) {
+    long h = 0;
+    for (; h + 4 <= H; h += 4) mix_heads(weights + h * S, S, store, ld, out + h * width, width, 4);
+    for (; h < H; h++) mix_heads(weights + h * S, S, store, ld, out + h * width, width, 1);
+}
+
+/* exp(sign · x - shift) of n numbers, in place. In fp32: x = m ln 2 + y with |y| <= ln 2 / 2, 2^m from the exponent's bits,
+   exp(y) by its series up to y^7 (the rest is below 1e-8). */
+static inline void exponentials(real *x, long n, real sign, real shift) {
+#ifdef DOUBLE
+    for (long i = 0; i < n; i++) x[i] = exp(sign * x[i] - shift);
+#else
+    for (long i = 0; i < n; i++) {
+        float v = sign * x[i] - shift;
+        v = v < -87.0f ? -87.0f : v > 88.0f ? 88.0f : v;
+        const float m = (v * 1.44269504f + 12582912.0f) - 12582912.0f; /* the nearest whole number */
+        const float y = (v - m * 0.693359375f) + m * 2.12194440e-4f;
+        const float series = 1 + y * (1 + y * (1 / 2.f + y * (1 / 6.f + y * (1 / 24.f + y * (1 / 120.f + y * (1 / 720.f + y / 5040))))));
+        union { int32_t bits; float number; } power = {.bits = ((int32_t)m + 127) << 23};
+        x[i] = series * power.number;
+    }
+#endif
+}
+
 /* ---------------------------------------------------------------- choosing keys */
 
 /* Indexer scores from dots (Hi, n) of one query with n keys: sum over heads, in order, of w (Hi) · max(0, dot). */
-static void weigh(const real *dots, const real *w, long Hi, long n, real *scores) {
+static inline void weigh(const real *dots, const real *w, long Hi, long n, real *scores) {
     memset(scores, 0, (size_t)n * sizeof(real));
     for (long h = 0; h < Hi; h++)
-        for (long s = 0; s < n; s++) scores[s] += w[h] * (dots[h * n + s] > 0 ? dots[h * n + s] : 0);
+        for (long s = 0; s < n; s++) scores[s] += w[h] * (dots[h * n + s] < 0 ? 0 : dots[h * n + s]); /* NaN stays */
 }
 
 /* A number's bits in an order in which larger is later; -0 counts as 0. */
@@ -89,7 +148,7 @@ static uint64_t order_of(real x) {
 
 /* The k largest of scores (S > k), equal ones by the lowest place, in rising order of place. A byte of the threshold at a
    time, from the highest: how many lie above, and among which is the k-th. `keys`: room for S. */
-static void largest(const real *scores, long S, long k, int32_t *chosen, uint64_t *keys) {
+static inline void largest(const real *scores, long S, long k, int32_t *chosen, uint64_t *keys) {
     uint64_t prefix = 0;
     long needed = k, alive = S;
     for (long s = 0; s < S; s++) keys[s] = order_of(scores[s]);

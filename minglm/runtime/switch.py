@@ -6,6 +6,7 @@ rounding where sums are taken in another order). `MINGLM_FAST=0` takes the reada
     what                            fast                                             readable
     products of many rows           oneDNN, where it is faster than BLAS (`products`)  BLAS
     attention of packed rows        document by document (`documents`)               every row under a mask
+    the indexer's loss on them      compiled C (`model.compiled_kl`)                 operations of torch
     the same in torch, warm-up KL   keys of the query's document only                all earlier keys, then a mask
     the indexer's choice            compiled C (`model.compiled_choice`)             scores of torch, then the top k
     Muon's Newton–Schulz iteration  fused products in parts that fit a cache         the formula

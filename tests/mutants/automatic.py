@@ -27,6 +27,7 @@ CORE = {
     "minglm/model/attention.py": "tests/minglm/model/test_attention.py",
     "minglm/model/indexer.py": "tests/minglm/model/test_attention.py",
     "minglm/model/compiled_choice.py": "tests/minglm/model/test_compiled_choice.py",
+    "minglm/model/compiled_kl.py": "tests/minglm/model/test_compiled_kl.py",
     "minglm/model/layers.py": "tests/minglm/model/test_layers.py",
     "minglm/model/moe.py": "tests/minglm/model/test_moe.py",
     "minglm/model/mtp.py": "tests/minglm/model/test_mtp.py",

@@ -147,7 +147,9 @@ def test_sparse_attention_gradient_in_double_precision():
 # ------------------------------------------------------------------ the indexer's loss
 
 
-def test_topk_kl_is_the_formula_in_value_and_gradient():
+@pytest.mark.parametrize("fast", ["0", "1"])
+def test_topk_kl_is_the_formula_in_value_and_gradient(monkeypatch, fast):
+    monkeypatch.setenv(VARIABLE, fast)
     leaves = [t.requires_grad_() for t in inputs()]
     topk_indices = select_topk(*inputs(), k)
     p = torch.rand(B, T, k, generator=torch.Generator().manual_seed(3)).masked_fill(topk_indices < 0, 0)
