@@ -105,6 +105,7 @@ INLINE ints add_pairs(ints sum, ints a, ints b) {
 /* ---------------------------------------------------------------- queries */
 
 typedef struct {
+    long t;             /* its number in the sequence */
     long first, last;   /* keys it sees */
     float slack;        /* a bound is above its score by at most so much */
     long count;         /* candidates, in rising order of position */
@@ -129,18 +130,19 @@ static int prepare(const Choice *c, Space *s, long b, long t, long i) {
     const double scale = c->facts[3 * b], most = c->facts[3 * b + 1], widest = c->facts[3 * b + 2];
     const float *q = c->q + (b * c->T + t) * Hi * Di, *w = c->w + (b * c->T + t) * Hi;
     double slack = 0, reach = 0;
-    for (long h = 0; h < Hi; h++, q += Di) {
+    for (long h = 0, rising = 0, falling = Hi; h < Hi; h++, q += Di) {
+        const long slot = w[h] > 0 ? rising++ : --falling;
         float largest_q;
         double sum;
         if (magnitudes(q, Di, &largest_q, &sum) || !(fabsf(w[h]) <= FLT_MAX)) return 1;
         const float own = (float)((largest_q > LEAST ? largest_q : LEAST) / limit(Di));
-        for (long p = 0; p < P; p++) s->q[((group * Hi + h) * P + p) * QUERIES + lane] = pair(q, 2 * p, Di, own);
+        for (long p = 0; p < P; p++) s->q[((group * Hi + slot) * P + p) * QUERIES + lane] = pair(q, 2 * p, Di, own);
         const double rounding = (2 * (double)(Di + Hi) + 8) * EPS * sum * most; /* of fp32, here and in the score */
         const double bound = HALF * own * widest + HALF * scale * (sum + HALF * own * (double)Di) + rounding;
         const double begin = ceil(1.001 * bound / (own * scale)) + 1, weight = w[h] * (double)own * scale;
         if (begin > 0.009 * INT32_MAX || (weight != 0 && fabs(weight) < 1e-30)) return 1;
-        s->start[(group * Hi + h) * QUERIES + lane] = (int32_t)(weight > 0 ? begin : -begin);
-        s->w[(group * Hi + h) * QUERIES + lane] = (float)weight;
+        s->start[(group * Hi + slot) * QUERIES + lane] = (int32_t)(weight > 0 ? begin : -begin);
+        s->w[(group * Hi + slot) * QUERIES + lane] = (float)weight;
         slack += 2.5 * fabs(weight) * begin;
         reach += fabs((double)w[h]) * sum * most;
     }
@@ -152,8 +154,9 @@ INLINE floats where(ints mask, floats yes, floats no) { return (floats)((mask & 
 
 /* Of the candidates, exactly k stay. Those above `sure` are among the k best whatever the others' scores; of the rest,
    scored in the arithmetic of decoding, the best fill up. */
-static void settle(const Choice *c, Space *s, long b, long t, long i, float sure) {
+static void settle(const Choice *c, Space *s, long b, long i, float sure) {
     Query *query = &s->queries[i];
+    const long t = query->t;
     const long Hi = c->Hi, Di = c->Di, D = (Di + LANES - 1) / LANES * LANES;
     const float *keys = c->keys + b * c->keys_row, *q = c->q + (b * c->T + t) * Hi * Di;
     long n = 0, kept = 0;
@@ -161,7 +164,7 @@ static void settle(const Choice *c, Space *s, long b, long t, long i, float sure
         if (!(query->values[j] > sure)) s->doubtful[n++] = (int32_t)j;
     const long needed = c->k - (query->count - n);
     for (long j = 0; j < n; j++)
-        memcpy(s->rows + j * D, keys + query->places[s->doubtful[j]] * Di, (size_t)Di * sizeof(float));
+        for (long d = 0; d < Di; d++) s->rows[j * D + d] = keys[query->places[s->doubtful[j]] * Di + d];
     for (long h = 0; h < Hi; h++) memcpy(s->padded + h * D, q + h * Di, (size_t)Di * sizeof(float));
     product(s->rows, s->padded, D, s->dots, n, n, D, Hi, 0);
     weigh(s->dots, c->w + (b * c->T + t) * Hi, Hi, n, s->scores);
@@ -185,7 +188,7 @@ static void settle(const Choice *c, Space *s, long b, long t, long i, float sure
 
 /* Drop the candidates that k others are above for certain, whatever their scores; where `last`, or where too many are left,
    all but the k best. */
-static void sift(const Choice *c, Space *s, long b, long t, long i, int last) {
+static void sift(const Choice *c, Space *s, long b, long i, int last) {
     Query *query = &s->queries[i];
     float *values = query->values;
     if (query->count <= c->k) return;
@@ -221,17 +224,37 @@ static void sift(const Choice *c, Space *s, long b, long t, long i, int last) {
         kept += value >= floor;
     }
     query->count = kept;
-    if (kept > c->k && (last || kept > s->room / 2)) settle(c, s, b, t, i, high + slack);
+    if (kept > c->k && (last || kept > s->room / 2)) settle(c, s, b, i, high + slack);
 }
 
 /* ---------------------------------------------------------------- tiles */
 
-/* QUERIES queries against KEYS keys: upper bounds of the scores. */
-INLINE void bounds(const Choice *c, const int32_t *q, const int32_t *start, const float *w, const ints *keys,
-                   floats out[QUERIES][2]) {
+INLINE uint32_t lanes(ints above) {
+#if defined(__AVX2__) && !defined(PORTABLE)
+    return (uint32_t)_mm256_movemask_ps((__m256)above);
+#else
+    uint32_t mask = 0;
+    for (int lane = 0; lane < LANES; lane++) mask |= (uint32_t)(above[lane] & 1) << lane;
+    return mask;
+#endif
+}
+
+/* Whether any is above its query's floor. */
+INLINE int any(floats values[QUERIES][2], const float *floors) {
+    ints above = {0};
+#pragma GCC unroll 4
+    for (int i = 0; i < QUERIES; i++) above |= (values[i][0] > floors[i]) | (values[i][1] > floors[i]);
+    return lanes(above) != 0;
+}
+
+/* QUERIES queries against KEYS keys: upper bounds of the scores, and whether any is above its query's floor. Heads from
+   `rising` on have no positive weight and only lower it: where none is above before them, none will be. */
+INLINE int bounds(const Choice *c, const int32_t *q, const int32_t *start, const float *w, const ints *keys, long rising,
+                  const float *floors, floats out[QUERIES][2]) {
     const long P = (c->Di + 1) / 2;
     for (long i = 0; i < QUERIES; i++) out[i][0] = out[i][1] = (floats){0};
     for (long h = 0; h < c->Hi; h++, start += QUERIES, w += QUERIES) {
+        if (h == rising && !any(out, floors)) return 0;
         ints sum[QUERIES][2];
 #pragma GCC unroll 4
         for (int i = 0; i < QUERIES; i++) sum[i][0] = sum[i][1] = (ints){0} + start[i];
@@ -251,16 +274,7 @@ INLINE void bounds(const Choice *c, const int32_t *q, const int32_t *start, cons
             for (int j = 0; j < 2; j++)
                 out[i][j] += w[i] * __builtin_convertvector(sum[i][j] & (sum[i][j] > 0), floats);
     }
-}
-
-INLINE uint32_t lanes(ints above) {
-#if defined(__AVX2__) && !defined(PORTABLE)
-    return (uint32_t)_mm256_movemask_ps((__m256)above);
-#else
-    uint32_t mask = 0;
-    for (int lane = 0; lane < LANES; lane++) mask |= (uint32_t)(above[lane] & 1) << lane;
-    return mask;
-#endif
+    return any(out, floors);
 }
 
 /* Keys first..first+KEYS join the candidates of the queries whose floor they are above. */
@@ -283,52 +297,61 @@ static void admit(Space *s, long group, floats values[QUERIES][2], long first) {
     }
 }
 
+/* Heads of positive weight. */
+static long rises(const Choice *c, long b, long t) {
+    long count = 0;
+    for (long h = 0; h < c->Hi; h++) count += c->w[(b * c->T + t) * c->Hi + h] > 0;
+    return count;
+}
+
 /* Queries start..stop of sequence b; 1 where their numbers are out of bounds. */
 static int chunk(const Choice *c, Space *s, long b, long start, long stop) {
     const long n = stop - start, Hi = c->Hi, P = (c->Di + 1) / 2, tiles = (c->S + KEYS - 1) / KEYS;
     const int32_t *packed = c->packed + b * tiles * KEYS * P;
-    long begins[CHUNK / QUERIES], ends[CHUNK / QUERIES], low = c->S, high = 0; /* keys of a group, and of all */
-    for (long i = 0; i < CHUNK; i++) {
-        Query *query = &s->queries[i];
-        const long group = i / QUERIES;
-        if (i % QUERIES == 0) begins[group] = c->S, ends[group] = 0;
-        query->count = 0, s->floors[i] = INFINITY;
-        if (i >= n) continue;
-        query->first = c->doc_start != NULL ? c->doc_start[b * c->T + start + i] : 0;
-        query->first = query->first > 0 ? query->first : 0;
-        query->last = c->offset + start + i;
-        if (query->last - query->first < c->k) { /* all that it sees */
-            for (long p = query->first; p <= query->last; p++) query->places[query->count++] = (int32_t)p;
-            continue;
+    /* of a group: keys, and heads of positive weight at most; it is of queries that have as many */
+    long begins[CHUNK / QUERIES], ends[CHUNK / QUERIES], rising[CHUNK / QUERIES], low = c->S, high = 0, i = 0;
+    for (long count = 0; count <= Hi; count++)
+        for (long t = start; t < stop; t++) {
+            if (rises(c, b, t) != count) continue;
+            const long group = i / QUERIES;
+            Query *query = &s->queries[i];
+            if (i % QUERIES == 0) begins[group] = c->S, ends[group] = 0;
+            rising[group] = count;
+            query->t = t, query->count = 0, s->floors[i] = INFINITY;
+            query->first = c->doc_start != NULL ? c->doc_start[b * c->T + t] : 0;
+            query->first = query->first > 0 ? query->first : 0;
+            query->last = c->offset + t;
+            i++;
+            if (query->last - query->first < c->k) { /* all that it sees */
+                for (long p = query->first; p <= query->last; p++) query->places[query->count++] = (int32_t)p;
+                continue;
+            }
+            if (prepare(c, s, b, t, i - 1)) return 1;
+            s->floors[i - 1] = -FLT_MAX;
+            begins[group] = query->first / KEYS * KEYS < begins[group] ? query->first / KEYS * KEYS : begins[group];
+            ends[group] = query->last + 1 > ends[group] ? query->last + 1 : ends[group];
+            low = begins[group] < low ? begins[group] : low;
+            high = ends[group] > high ? ends[group] : high;
         }
-        if (prepare(c, s, b, start + i, i)) return 1;
-        s->floors[i] = -FLT_MAX;
-        begins[group] = query->first / KEYS * KEYS < begins[group] ? query->first / KEYS * KEYS : begins[group];
-        ends[group] = query->last + 1 > ends[group] ? query->last + 1 : ends[group];
-        low = begins[group] < low ? begins[group] : low;
-        high = ends[group] > high ? ends[group] : high;
-    }
+    for (; i % QUERIES; i++) s->floors[i] = INFINITY, s->queries[i].count = 0;
     for (long from = low; from < high; from += BLOCK)
         for (long g = 0; g < n; g += QUERIES) {
             const long begin = begins[g / QUERIES] > from ? begins[g / QUERIES] : from;
             const long end = ends[g / QUERIES] < from + BLOCK ? ends[g / QUERIES] : from + BLOCK;
             for (long key = begin; key < end; key += KEYS) {
                 floats values[QUERIES][2];
-                bounds(c, s->q + g * Hi * P, s->start + g * Hi, s->w + g * Hi, (const ints *)(packed + key * P), values);
-                ints above = {0};
-#pragma GCC unroll 4
-                for (int i = 0; i < QUERIES; i++)
-                    above |= (values[i][0] > s->floors[g + i]) | (values[i][1] > s->floors[g + i]);
-                if (!lanes(above)) continue;
+                if (!bounds(c, s->q + g * Hi * P, s->start + g * Hi, s->w + g * Hi, (const ints *)(packed + key * P),
+                            rising[g / QUERIES], s->floors + g, values))
+                    continue;
                 admit(s, g, values, key);
                 for (long i = g; i < g + QUERIES; i++)
-                    if (s->queries[i].count > s->room - KEYS) sift(c, s, b, start + i, i, 0);
+                    if (s->queries[i].count > s->room - KEYS) sift(c, s, b, i, 0);
             }
         }
     for (long i = 0; i < n; i++) {
         const Query *query = &s->queries[i];
-        int64_t *chosen = c->chosen + (b * c->T + start + i) * c->k;
-        sift(c, s, b, start + i, i, 1);
+        int64_t *chosen = c->chosen + (b * c->T + query->t) * c->k;
+        sift(c, s, b, i, 1);
         for (long j = 0; j < c->k; j++) chosen[j] = j < query->count ? query->places[j] : -1;
     }
     return 0;
