@@ -97,6 +97,8 @@ def test_it_holds_the_data_the_notebooks_and_one_version(wheel):
         here = [p.relative_to(ROOT / top) for p in (ROOT / top).rglob("*") if p.is_file()]
         here = [p for p in here if p.suffix not in NOT_FOR_USE and not any(part[0] == "." for part in p.parts)]
         assert len(here) > 60 and not [n for n in here if f"minglm/_{top}/{n.as_posix()}" not in names]
+    code = {p.relative_to(ROOT).as_posix() for kind in "ch" for p in (ROOT / "minglm").rglob(f"*.{kind}")}
+    assert len(code) >= 4 and not code - names
     assert not [n for n in names if n.split("/")[0] in ("data", "notebooks", "tests") or "__pycache__" in n]
 
 
