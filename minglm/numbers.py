@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 
 _PARTED = r"[+-]?[1-9]\d{0,2}(?:%s\d{3})+"  # thousands by a separator: 1'000'000
+PREFIXES = {"": (1, 1), "k": (1000, 1024), "K": (1000, 1024), "M": (10**6, 1 << 20)}  # metric, binary
+PREFIXES |= {prefix: (factor, factor) for prefix, factor in (("Ki", 1 << 10), ("Mi", 1 << 20))}
 _SIGNS_OF_THOUSANDS = (" ", "'", "’")  # these never part decimals; narrow and fixed spaces are taken as spaces
 # a sign, digits with what may part them, an exponent; then what follows
 _NUMBER = re.compile(r"^([+-]?(?:\d[\d_,.]*(?:[ '’]\d[\d_,.]*)*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*)$", re.ASCII)
@@ -20,6 +22,19 @@ class TwoReadingsError(ValueError):
     def __init__(self, readings: list[str]):
         super().__init__(" or ".join(readings))
         self.readings = readings
+
+
+def of_a_length(reading: float, prefix: str) -> float:
+    """What a prefix stands for in a length (tokens of a sequence) or in a width of a model.
+
+    Raises:
+        TwoReadingsError: k, K or M. 8k is 8,192 tokens in a model's name and 8,000 in engines whose k is metric; 128K
+            has been sold for 131,072 and for 128,000.
+    """
+    metric, binary = PREFIXES[prefix]
+    if metric == binary:
+        return metric
+    raise TwoReadingsError([f"{reading * factor:.15g}" for factor in (metric, binary)])
 
 
 def leading_number(text: str) -> tuple[str, str] | None:
@@ -48,6 +63,8 @@ def number(digits: str, whole: bool = False) -> float:
             if not re.fullmatch(_PARTED % sign + r"(?:[.,]\d+)?", plain):
                 raise ValueError(digits)
             return float(plain.replace(sign, "").replace(",", ".") + exponent)
+    if plain.endswith(","):
+        raise ValueError(digits)
     commas, points = plain.count(","), plain.count(".")
     if commas and points:
         mark = max(",.", key=plain.rfind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from minglm.runtime.arguments import COUNT, SEED, number
+from minglm.runtime.arguments import COUNT, LENGTH, SEED, number
 from minglm.runtime.terminal import json_text
 
 TEXT = "scorecard, pass@k on small tasks, needle test, or an arena between checkpoints, each with intervals"
@@ -22,7 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--checkpoint", required=True, metavar="RUN")
     p.add_argument("--problems", type=COUNT, default=64, help="questions of each line (default 64)")
-    p.add_argument("--length", type=COUNT, default=512, help="tokens of a recall passage (default 512)")
+    p.add_argument("--length", type=LENGTH, default=512, help="tokens of a recall passage (default 512)")
     p.add_argument("--seed", type=SEED, default=1)
     p.add_argument("--json", action="store_true")
     p = sub.add_parser(
@@ -36,7 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--json", action="store_true")
     p = sub.add_parser("needle", help="is a hidden fact found, by length and depth")
     p.add_argument("--checkpoint", required=True, metavar="RUN")
-    p.add_argument("--lengths", type=COUNT, nargs="+", default=[128, 256])
+    p.add_argument("--lengths", type=LENGTH, nargs="+", default=[128, 256])
     p.add_argument("--depths", type=number(minimum=0, maximum=1), nargs="+", default=[0.1, 0.5, 0.9])
     p.add_argument("--per-cell", type=COUNT, default=4)
     p.add_argument("--facts", type=COUNT, default=4, help="facts in a passage (default 4)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from minglm.runtime.arguments import COUNT, SEED, number
+from minglm.runtime.arguments import LENGTH, SEED, number
 from minglm.runtime.terminal import json_text
 
 TEXT = "continue a text, or answer with --chat"
@@ -16,7 +16,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help="run folder or checkpoint folder")
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--chat", action="store_true", help="put the prompt as a user's turn (after stage sft)")
-    parser.add_argument("--tokens", type=COUNT, default=64, help="at most so many new tokens")
+    parser.add_argument("--tokens", type=LENGTH, default=64, help="at most so many new tokens")
     parser.add_argument(
         "--temperature", type=number(minimum=0), default=0.0, help="0 takes the likeliest token each time"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from minglm.runtime.arguments import COUNT, number, whole
+from minglm.runtime.arguments import COUNT, LENGTH, number, whole
 
 TEXT = "serve a trained run over HTTP, as OpenAI's API does: streaming, many clients at once"
 EXAMPLES = """minglm serve --checkpoint runs/demo/sft
@@ -36,10 +36,10 @@ def add(p: argparse.ArgumentParser) -> None:
     p.add_argument("--max-batch", type=COUNT, default=32, help="sequences decoded together (default 32)")
     p.add_argument(
         "--max-model-len",
-        type=COUNT,
+        type=LENGTH,
         help="tokens of a sequence, prompt and answer (default: the model's, at most 1024)",
     )
-    p.add_argument("--max-tokens", type=COUNT, default=256, help="new tokens of an answer at most (default 256)")
+    p.add_argument("--max-tokens", type=LENGTH, default=256, help="new tokens of an answer at most (default 256)")
     p.add_argument(
         "--max-concurrent",
         type=COUNT,

@@ -25,14 +25,18 @@ _SCALES: Mapping[str, float] = {
 }
 
 
-def whole(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
-    """A whole number from `minimum` up to and with `maximum`, such as 4096, 4k or 4Ki."""
+def whole(minimum: int, maximum: int | None = None, length: bool = False) -> Callable[[str], int]:
+    """A whole number from `minimum` up to and with `maximum`, such as 4096, 4k or 4Ki.
+
+    Args:
+        length: tokens of a sequence, where 4k reads two ways.
+    """
 
     def convert(text: str) -> int:
         try:
             value = int(text)
         except ValueError:  # int() refuses thousands of digits with it, too
-            read = _read(text, "a whole number", minimum, _SCALES, counted=True)
+            read = _read(text, "a whole number", minimum, None if length else _SCALES, counted=True)
             if not math.isfinite(read) or read != int(read):
                 raise _refusal(text, "must be a whole number", minimum) from None
             value = int(read)
@@ -45,18 +49,18 @@ def whole(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
 
 
 def number(
-    above: float | None = None, minimum: float | None = None, maximum: float | None = None, counted: bool = False
+    above: float | None = None, minimum: float | None = None, maximum: float | None = None, length: bool = False
 ) -> Callable[[str], float]:
     """A finite number, larger than `above`, or from `minimum` up to and with `maximum`; up to 1 also as 90%.
 
     Args:
-        counted: of tokens or other things that are counted: 128k is read, 1.000 may be one or a thousand.
+        length: mean tokens of sequences: 128Ki is read, 128k reads two ways, 1.000 may be one or a thousand.
     """
     example = maximum if maximum is not None else max(minimum or 0.0, (above or 0.0) + 1.0)
-    scales: Mapping[str, float] = {"": 1, "%": 0.01} if maximum == 1 else _SCALES if counted else {"": 1}
+    scales: Mapping[str, float] | None = None if length else {"": 1, "%": 0.01} if maximum == 1 else {"": 1}
 
     def convert(text: str) -> float:
-        value = _read(text, "a number", example, scales, counted)
+        value = _read(text, "a number", example, scales, length)
         if not math.isfinite(value):
             raise _refusal(text, "must be a finite number", example)
         if above is not None and value <= above:
@@ -72,16 +76,16 @@ def number(
     return convert
 
 
-def _read(text: str, kind: str, example: float, scales: Mapping[str, float], counted: bool) -> float:
-    """The number of an argument; a dollar in front is left out.
+def _read(text: str, kind: str, example: float, scales: Mapping[str, float] | None, counted: bool) -> float:
+    """The number of an argument; a dollar in front is left out. scales: None is those of a length.
 
     Raises:
         argparse.ArgumentTypeError: not a number, or one of two readings.
     """
     found = numbers.leading_number(unicodedata.normalize("NFKC", text[:100]).strip().removeprefix("$").strip())
-    if found and found[1] in scales:
+    if found and found[1] in (numbers.PREFIXES if scales is None else scales):
         try:
-            return numbers.number(found[0], whole=counted and not found[1]) * scales[found[1]]
+            value = numbers.number(found[0], whole=counted and not found[1])
         except numbers.TwoReadingsError as two:
             both = " or ".join(reading + found[1] for reading in two.readings)
             raise argparse.ArgumentTypeError(
@@ -89,10 +93,23 @@ def _read(text: str, kind: str, example: float, scales: Mapping[str, float], cou
             ) from None
         except ValueError:
             pass
+        else:
+            return value * (_of_a_length(text, value, found[1]) if scales is None else scales[found[1]])
     try:
         return float(text)  # what is not finite has a word of its own
     except ValueError:
         raise _refusal(text, f"must be {kind}", example) from None
+
+
+def _of_a_length(text: str, value: float, prefix: str) -> float:
+    """What the prefix stands for, or a refusal with both readings."""
+    try:
+        return numbers.of_a_length(value, prefix)
+    except numbers.TwoReadingsError as two:
+        both = " or ".join(two.readings)
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} reads two ways, {prefix} being metric or binary; write {both}"
+        ) from None
 
 
 def _refusal(text: str, rule: str, example: float) -> argparse.ArgumentTypeError:
@@ -100,4 +117,5 @@ def _refusal(text: str, rule: str, example: float) -> argparse.ArgumentTypeError
 
 
 COUNT = whole(1, 10**9)
+LENGTH = whole(1, 10**9, length=True)
 SEED = whole(0, MOST_SEED)

@@ -142,10 +142,13 @@ def _lines(text: str, where: str) -> dict[str, Any]:
 
 
 _LOADER: Any = None
+_OLD_NUMBER = re.compile(r"[+-]?0[0-9_]+|.*:.*")  # octal and in sixties, in YAML 1.1 alone
 
 
 def _loader(yaml: Any) -> Any:
-    """SafeLoader that refuses duplicate keys and non-text keys, and reads 1e12 as a number."""
+    """SafeLoader that refuses duplicate keys and non-text keys, reads 1e12 as a number, and takes 010 and 1:30 for the
+    texts that they are in YAML 1.2: nobody means eight, or ninety, as YAML 1.1 does.
+    """
     global _LOADER
     if _LOADER is not None:
         return _LOADER
@@ -171,7 +174,16 @@ def _loader(yaml: Any) -> Any:
             seen.add(key_node.value)
         return yaml.constructor.SafeConstructor.construct_yaml_map(loader, node)
 
+    def number(construct: Any) -> Any:
+        def read(loader: Any, node: Any) -> Any:
+            return node.value if _OLD_NUMBER.fullmatch(node.value) else construct(loader, node)
+
+        return read
+
+    constructor = yaml.constructor.SafeConstructor
     Loader.add_constructor("tag:yaml.org,2002:map", mapping)
+    Loader.add_constructor("tag:yaml.org,2002:int", number(constructor.construct_yaml_int))
+    Loader.add_constructor("tag:yaml.org,2002:float", number(constructor.construct_yaml_float))
     # YAML 1.1 dates are never wanted here: leave them as text, so that release names like 2025-09-01 survive.
     Loader.yaml_implicit_resolvers = {
         first: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:timestamp"]

@@ -24,7 +24,8 @@ from sim.base.units import LARGEST, UNITS, parse, whole
 
 # What a value may be before it is parsed, in words; every dimension of `sim.base.units` is a kind too.
 KINDS = {
-    "whole": "a number, or a text with a unit",  # a count that must come out whole: 4096, '4K'
+    "whole": "a number, or a text with a unit",  # a count that must come out whole: 4096, '16M'
+    "length": "a number, or a text with a unit",  # whole too, but k reads two ways in it: 4096, '4Ki'
     "int": "a whole number",  # a bare one: a version, a seed
     "bool": "true or false",
     "text": "a text",
@@ -127,8 +128,10 @@ class Field:
             return {"anyOf": [{"type": "string"}, {"type": "object"}]}
         if self.kind == "any":
             return {}
-        number = {"type": "integer", "minimum": 1 if self.low is None else self.low} if self.kind == "whole" else None
-        return {"anyOf": [number or {"type": "number"}, {"type": "string"}]}
+        number: dict[str, Any] = {"type": "number"}
+        if self.kind in ("whole", "length"):
+            number = {"type": "integer", "minimum": 1 if self.low is None else self.low}
+        return {"anyOf": [number, {"type": "string"}]}
 
 
 @contextlib.contextmanager
@@ -151,8 +154,9 @@ def _as_list(value: Any) -> Sequence[Any]:
 
 
 def _one(kind: str, value: Any, label: str, low: float | None, high: float | None) -> Any:
-    if kind == "whole":
-        return whole(value, label, 1 if low is None else int(low), 10**15 if high is None else int(high))
+    if kind in ("whole", "length"):
+        ends = 1 if low is None else int(low), 10**15 if high is None else int(high)
+        return whole(value, label, *ends, "length" if kind == "length" else "count")
     if kind == "text":
         return str(value)
     if kind in UNITS:

@@ -14,7 +14,7 @@ import re
 import unicodedata
 
 from minglm.errors import InputError, nearest
-from minglm.numbers import TwoReadingsError, leading_number, number
+from minglm.numbers import PREFIXES, TwoReadingsError, leading_number, number, of_a_length
 
 RMB_PER_USD = 7.2  # the rate that the collected prices were converted at; a constant, not a quote
 DAY_S = 86400.0
@@ -56,6 +56,7 @@ def _units() -> dict[str, dict[str, float]]:
         p + u: f for p, f in _DECIMAL.items() for u in ("FLOPS", "FLOPs", "FLOP/s", "Flops", "flops", "flop/s", "OPS")
     }
     money = {m + (" " + s if s else ""): f * g for m, f in _MONEY.items() for s, g in _SCALES.items()}
+    counted = _COUNT | {p + " tokens": f for p, f in _COUNT.items()} | {"tokens": 1.0}
     return {
         "bytes": size,
         "bytes_per_s": rate,
@@ -82,7 +83,8 @@ def _units() -> dict[str, dict[str, float]]:
             "/year": 1 / _YEAR_H,
         },
         "ratio": {"": 1.0, "%": 0.01},
-        "count": _COUNT | {p + " tokens": f for p, f in _COUNT.items()} | {"tokens": 1.0},
+        "count": counted,
+        "length": {unit: f for unit, f in counted.items() if unit.removesuffix("tokens").strip() in PREFIXES},
     }
 
 
@@ -101,9 +103,10 @@ SI = {
     "per_hour": "1/h",
     "ratio": "1",
     "count": "1",
+    "length": "1",
 }
 # Quantities that are whole, so that a comma before three digits can only part thousands.
-_WHOLE = ("count", "bytes", "money")
+_WHOLE = ("count", "length", "bytes", "money")
 
 
 def parse(raw: object, dimension: str, name: str = "value", *, low: float | None = 0.0, high: float = LARGEST) -> float:
@@ -139,7 +142,19 @@ def parse(raw: object, dimension: str, name: str = "value", *, low: float | None
         raise InputError(
             f"{name}: {raw!r} is not a quantity; give a number with a unit such as {_example(dimension)}"
         ) from None
+    if dimension == "length":
+        return _in_range(_length(value, unit, f"{name}: {raw!r}"), name, low, high, raw)
     return _in_range(value * known.get(unit, 1.0), name, low, high, raw)
+
+
+def _length(value: float, unit: str, given: str) -> float:
+    """Tokens of a sequence or a width; `given` begins the refusal of what reads two ways."""
+    try:
+        return value * of_a_length(value, unit.removesuffix("tokens").strip())
+    except TwoReadingsError as two:
+        metric, binary = two.readings
+        sign = unit[:1]
+        raise InputError(f"{given} reads two ways, {sign} being metric or binary; write {metric} or {binary}") from None
 
 
 # Other words for a unit, where they can mean nothing else.
@@ -227,12 +242,13 @@ def _example(dimension: str) -> str:
         "per_hour": "'0.01/day'",
         "ratio": "'85%' or 0.85",
         "count": "'16M' or 100000",
+        "length": "8192 or '8Ki'",
     }[dimension]
 
 
-def whole(raw: object, name: str, low: int = 1, high: int = 10**15) -> int:
-    """A whole number in [low, high]; '16M', '1e6' and '100_000' are understood."""
-    value = parse(raw, "count", name, low=None)
+def whole(raw: object, name: str, low: int = 1, high: int = 10**15, dimension: str = "count") -> int:
+    """A whole number in [low, high]; '16M', '1e6' and '100_000' are understood, and in a length '8Ki'."""
+    value = parse(raw, dimension, name, low=None)
     if value != int(value):
         raise InputError(f"{name}: {raw!r} is not a whole number; give for example {max(low, int(value))}")
     if value < low:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from minglm.errors import InputError
-from minglm.runtime.arguments import COUNT, SEED, number, whole
+from minglm.runtime.arguments import COUNT, LENGTH, SEED, number, whole
 from minglm.runtime.terminal import json_text
 from sim.base.units import parse
 from sim.cli._serving_scenario import scenario_from
@@ -54,17 +54,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpu-memory-utilization", type=number(minimum=0.05, maximum=1), help="share of a chip that the engine takes"
     )
-    parser.add_argument("--max-model-len", type=COUNT, help="longest context served (default: the model's)")
+    parser.add_argument("--max-model-len", type=LENGTH, help="longest context served (default: the model's)")
     parser.add_argument("--max-num-seqs", type=COUNT, help="requests of a pass, which the engine keeps memory for")
-    parser.add_argument("--max-num-batched-tokens", type=COUNT, help="prompt tokens of a pass, kept memory for")
+    parser.add_argument("--max-num-batched-tokens", type=LENGTH, help="prompt tokens of a pass, kept memory for")
     parser.add_argument("--num-speculative-tokens", type=whole(0), help="draft tokens by multi-token prediction")
     parser.add_argument("--acceptance-length", type=number(minimum=1), help="mean tokens a step yields with drafts")
     parser.add_argument(
         "--stack",
         help="serving software, a name in data/serving/stacks.yaml, such as vllm, sglang; vllm of a release: vllm-0.19",
     )
-    parser.add_argument("--prompt", type=number(minimum=1, counted=True), help="prompt tokens")
-    parser.add_argument("--output", type=number(minimum=1, counted=True), help="output tokens")
+    parser.add_argument("--prompt", type=number(minimum=1, length=True), help="prompt tokens")
+    parser.add_argument("--output", type=number(minimum=1, length=True), help="output tokens")
     parser.add_argument("--cv", type=number(minimum=0), help="coefficient of variation of both lengths (default 0)")
     parser.add_argument(
         "--prefix-cache-hit-rate", type=number(minimum=0, maximum=1), help="share of the prompt found in a prefix cache"
@@ -100,7 +100,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--target-tps", type=number(above=0), help="tokens/s for one stream in --ask speed and margin (default 72.5)"
     )
     parser.add_argument(
-        "--context", type=number(minimum=1, counted=True), help="tokens of context in --ask speed and context"
+        "--context", type=number(minimum=1, length=True), help="tokens of context in --ask speed and context"
     )
     CHIP_HOUR.add_to(parser)
     parser.add_argument(

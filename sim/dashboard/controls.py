@@ -25,7 +25,7 @@ from sim.spec.model_loader import list_models, load_model
 
 @dataclass(frozen=True)
 class Control:
-    """One input. `kind`: choice, count, or a dimension of `sim.base.units`; a slider spans `low` … `high` on a log
+    """One input. `kind`: choice, or a dimension of `sim.base.units`; a slider spans `low` … `high` on a log
     scale.
 
     A price (`fact`) that is left empty takes the fact file's figure with its range; others have a `default`.
@@ -82,7 +82,7 @@ CONTROLS: tuple[Control, ...] = (
         1e9,
         "met within 2%, so that it divides over the replicas; what is empty is as in every command",
     ),
-    Control("seq", "Context", "tokens a sequence", "count", "4096", 512, 262_144, "length of a training sequence"),
+    Control("seq", "Context", "tokens a sequence", "length", "4096", 512, 262_144, "length of a training sequence"),
     Control(
         "attention",
         "Attention",
@@ -334,7 +334,7 @@ def question_of(values: Mapping[str, str], fixed: Mapping[str, object] | None = 
         if not v[key]:
             amounts[key] = None
             continue
-        amounts[key] = amount = parse(v[key], "count", c.label, low=1.0)
+        amounts[key] = amount = parse(v[key], c.kind, c.label, low=1.0)
         if key in ("chips", "seq") and amount != int(amount):
             raise InputError(f"{c.label}: {v[key]!r} is not a whole number; give for example {max(1, int(amount)):,}")
     if (amounts["batch"] or math.inf) < (amounts["seq"] or 0):

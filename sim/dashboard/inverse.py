@@ -108,8 +108,9 @@ def command(values: Mapping[str, str], asked: Mapping[str, str]) -> str:
     flags = {"chips": "chips", "seq": "seq", "tokens": "tokens", "batch": "batch-tokens", "attention": "attention"}
     for key, flag in (flags | {"precision": "precision", "stack": "stack"}).items():
         if v[key]:
-            is_amount = BY_KEY[key].kind == "count"
-            words += [f"--{flag}", f"{parse(v[key], 'count', BY_KEY[key].label):.15g}" if is_amount else v[key]]
+            c = BY_KEY[key]
+            is_amount = c.kind in ("count", "length")
+            words += [f"--{flag}", f"{parse(v[key], c.kind, c.label):.15g}" if is_amount else v[key]]
     if v["phases"] != "one":
         words += ["--phases", v["phases"]]
     if v["objective"] != BY_KEY["objective"].default:

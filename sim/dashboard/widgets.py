@@ -49,9 +49,9 @@ def grid(fields: Iterable[Any], least_rem: int = 17) -> Any:
 
 def human(value: float, kind: str) -> str:
     """A slider's value as a person would write it: two significant digits, or three above 10."""
-    digits = 2 if kind != "count" else 3
-    value = float(f"{value:.{digits}g}")
-    if kind == "count":
+    counted = kind in ("count", "length")
+    value = float(f"{value:.{3 if counted else 2}g}")
+    if counted:
         return f"{value:,.0f}" if value < 1e6 else show(value, "count")
     return f"{value:g}"
 

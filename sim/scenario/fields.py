@@ -13,9 +13,11 @@ from minglm.errors import InputError, nearest
 from sim.base.fields import Field, Section, shorten
 from sim.base.plausible import plausible, plausible_figure
 from sim.base.units import parse, whole
+from sim.cost.stacks import ATTENTION
 from sim.spec.hardware import PRECISIONS
 from sim.spec.plan import OPTIMIZERS, RECOMPUTE, SCHEDULES
 
+_FLASH_NAMES = ("flash_attention", "flashattention", "flash_attn", "fa")
 ASSUMPTION_KINDS = ("vendor claim", "third-party", "published", "computed", "assumed", "unknown")
 MAX_WIDTH = 10**7  # of a kind of parallelism
 MAX_CHIPS = 10**8
@@ -83,12 +85,12 @@ PLAN_OPTIONS = (
     Field(
         "sequence_parallel", "bool", "norms and residuals divided over tensor-parallel ranks; default: on when tp > 1"
     ),
-    Field("zero", "whole", "ZeRO stage 0-3", low=0, high=MAX_WIDTH),
+    Field("zero", "whole", "ZeRO stage 0-3", ("zero_stage",), low=0, high=MAX_WIDTH),
     Field("distributed_optimizer", "bool", "same as zero: 1"),
     Field("fsdp", "bool", "same as zero: 3"),
     Field("hsdp", "whole", "ZeRO shards inside groups of this many ranks", low=0, high=MAX_WIDTH),
     Field("expert_tp", "whole", "tensor parallelism inside experts", high=MAX_WIDTH),
-    Field("optimizer", "text", "optimizer", choices=OPTIMIZERS),
+    Field("optimizer", "text", "optimizer", choices=OPTIMIZERS, spellings={"adamw": "adam"}),
     Field("optimizer_offload", "bool", "optimiser states in host memory"),
     Field(
         "activation_offload",
@@ -153,8 +155,19 @@ WORKLOAD_OPTIONS = (
     Field("mtp", "bool", "train the multi-token prediction modules"),
     Field("window", "bool", "use the model's sliding windows"),
 )
+_ATTENTION_SPELLINGS = {  # as transformers, torchtitan and Megatron write them
+    **{f"{name}{sign}{n}": f"flash{n}" for n in "123" for name in _FLASH_NAMES for sign in ("", "_")},
+    **dict.fromkeys(_FLASH_NAMES, "flash"),
+    **dict.fromkeys(("eager", "naive", "local"), "unfused"),
+}
 STACK_OPTIONS = (
-    Field("attention", "text", "flash, unfused, flash1, flash2, flash3, sdpa or npu_fusion"),
+    Field(
+        "attention",
+        "text",
+        "kernel of attention; flash: the chip's best",
+        choices=("flash", "unfused", *sorted({kernel for kernel, _ in ATTENTION})),
+        spellings=_ATTENTION_SPELLINGS,
+    ),
     Field(
         "fusion",
         "text",
@@ -227,8 +240,17 @@ RUN_FIELDS = (
     Field("micro_batch", "whole", "sequences of a micro-batch; default 1", ("mbs", "micro_batch_size"), high=10**6),
     Field("global_batch", "whole", "sequences of a step", ("gbs", "global_batch_size", "batch"), high=10**8),
     Field("global_tokens", "count", "tokens of a step, in place of global_batch: the nearest that divides", low=1.0),
-    Field("seq", "whole", "tokens of a sequence", ("seq_len", "sequence", "seq_length", "sequence_length"), high=10**8),
-    Field("precision", "text", "of the matmuls; default bf16", ("dtype",), choices=PRECISIONS),
+    Field(
+        "seq", "length", "tokens of a sequence", ("seq_len", "sequence", "seq_length", "sequence_length"), high=10**8
+    ),
+    Field(
+        "precision",
+        "text",
+        "of the matmuls; default bf16",
+        ("dtype",),
+        choices=PRECISIONS,
+        spellings={"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float8": "fp8", "float32": "fp32"},
+    ),
     Field(
         "recompute",
         "any",
@@ -326,7 +348,11 @@ PHASE = Section(
         Field("name", "text", "what it is called"),
         Field("tokens", "count", "trained on in it", low=1.0),
         Field(
-            "seq", "whole", "tokens of a sequence", ("seq_len", "sequence", "seq_length", "sequence_length"), high=10**8
+            "seq",
+            "length",
+            "tokens of a sequence",
+            ("seq_len", "sequence", "seq_length", "sequence_length"),
+            high=10**8,
         ),
         Field("batch", "count", "tokens of a step", low=1.0),
         Field("first_batch", "count", "tokens of its first step", low=1.0),

@@ -7,6 +7,8 @@ True
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from sim.serving.calibration import fitted
 from sim.serving.defaults import default_stack, rent_of
 from sim.serving.deployment import Deployment
 from sim.serving.error import interval
-from sim.serving.memory import GIB, chip_memory
+from sim.serving.memory import GIB, chip_memory, shortfall
 from sim.serving.remedies import require_fit
 from sim.serving.simulate import Fleet, ServingResult, simulate
 from sim.serving.stacks import load_stack
@@ -43,6 +45,7 @@ KEYS = {
     "seed",
     "assumptions",
 }
+_OTHER_ENGINES = ("vllm", "vllm-v0")  # vLLM of today, and of 2024, which profiles a whole prompt
 _FLEET_KEYS = {"instances", "max_batch", "batch_tokens", "chunk_tokens", "transfer"}
 _DEPLOYMENT_KEYS = {
     "cluster",
@@ -184,7 +187,7 @@ def run(
         "deployment": {"decode": decode.describe(), "prefill": fill.describe() if fill else "shared with decode"},
         **_without_queues(decode, fill, work, max_batch, mode),
         "constants": decode.stack.describe(),
-        "assumptions": list(s.get("assumptions") or []),
+        "assumptions": list(s.get("assumptions") or []) + ([] if s["decode"].get("stack") else _engines(decode, work)),
     }
     if not simulate_requests:
         return result
@@ -261,6 +264,18 @@ def _without_queues(
         },
         "one_prompt": {"prefill_ms": 1e3 * first.total_s, "time_goes_to": describe_parts(first)},
     }
+
+
+def _engines(d: Deployment, work: ServingWorkload) -> list[str]:
+    """Where no software is named: that the load does not fit under another that people run on such chips."""
+    context = RequestLengths.of(work.prompt).mean + RequestLengths.of(work.output).mean
+    longest = d.max_model_len or math.ceil(context)
+    out = []
+    for name in _OTHER_ENGINES if d.stack.engine == "sglang" else ():
+        other = dataclasses.replace(d, stack=load_stack(name), max_model_len=longest)
+        if (lacks := shortfall(other, context, 1) / GIB) > 0:
+            out.append(f"stack: {name} would not hold a context of {context:,.0f} tokens, {lacks:.1f} GiB a chip lack")
+    return [f"stack: {d.stack.name}, since none is named", *out] if out else []
 
 
 def _interval(d: Deployment, tpot_ms: float, mode: str) -> dict[str, float]:

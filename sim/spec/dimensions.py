@@ -15,7 +15,7 @@ _INDEXER_HEADS, _INDEXER_DIM = 32, 128
 
 
 def _width(name: str, doc: str, *aliases: str) -> Field:
-    return Field(name, "whole", doc, aliases, low=0, high=_LARGEST)
+    return Field(name, "length", doc, aliases, low=0, high=_LARGEST)
 
 
 def _switch(name: str, doc: str, *aliases: str) -> Field:

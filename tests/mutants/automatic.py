@@ -19,6 +19,19 @@ _BINARY = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.M
 _BINARY |= {ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult}
 _SWAPPED = {"min": "max", "max": "min", "floor": "ceil", "ceil": "floor", "any": "all", "all": "any"}
 
+_PAGE = "tests/sim/dashboard/test_dashboard.py"
+_ANSWER = " ".join(  # one answer, and what the page says of it
+    f"{_PAGE}::test_{name}"
+    for name in (
+        "the_budget_question",
+        "each_result_says_what_moves_it_most",
+        "a_rent_is_said_with_its_range_where_it_has_one",
+        "what_is_at_its_default_is_no_assumption_of_the_user",
+        "memory_of_a_chip_in_gib",
+        "two_saved_scenarios_are_compared",
+    )
+)
+
 # The core, and what is run for a change in it. Tests of the file's own room: a change that only a golden output or
 # a notebook would notice counts as not seen.
 CORE = {
@@ -51,7 +64,8 @@ CORE = {
     "minglm/inference/decoder.py": "tests/minglm/inference/test_decoder.py tests/minglm/inference/test_exact.py",
     "minglm/inference/engine.py": "tests/minglm/inference/test_engine.py",
     "minglm/inference/prefill.py": "tests/minglm/inference/test_decoder.py tests/minglm/inference/test_exact.py",
-    "minglm/inference/compiled_step.py": "tests/minglm/inference/test_decoder.py tests/minglm/inference/test_exact.py",
+    "minglm/inference/compiled_step.py": "tests/minglm/inference/test_compiled_step.py "
+    "tests/minglm/inference/test_decoder.py",
     "minglm/inference/speculative.py": "tests/minglm/inference/test_speculative.py",
     "minglm/inference/sampling.py": "tests/minglm/inference/test_sampling.py",
     "minglm/numbers.py": "tests/sim/base tests/minglm/runtime/test_arguments.py",
@@ -74,8 +88,9 @@ CORE = {
     "sim/planner/candidates.py": "tests/sim/planner/test_planner.py tests/property/test_planner_costs.py",
     "sim/planner/search.py": "tests/sim/planner/test_planner.py tests/property/test_planner_search.py",
     "sim/planner/space.py": "tests/sim/planner/test_planner.py tests/sim/planner/test_space.py",
-    "sim/dashboard/figures.py": "tests/sim/dashboard/test_dashboard.py",
-    "sim/dashboard/state.py": "tests/sim/dashboard/test_dashboard.py",
+    "sim/dashboard/figures.py": f"{_PAGE}::test_two_answers_beside_each_other_in_words {_ANSWER}",
+    "sim/dashboard/state.py": f"{_PAGE}::test_what_is_saved_is_a_scenario_and_comes_back_the_same {_PAGE}::"
+    f"test_old_and_broken_files_are_refused_in_words {_PAGE}::test_a_link_and_a_file_carry_the_question {_ANSWER}",
     "sim/scenario/launch/megatron.py": "tests/sim/scenario/test_launch.py tests/gallery",
     "sim/scenario/launch/shell.py": "tests/sim/scenario/test_launch.py tests/gallery",
     "sim/scenario/launch/torchtitan.py": "tests/sim/scenario/test_launch.py tests/gallery",

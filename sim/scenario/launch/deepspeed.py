@@ -20,6 +20,19 @@ IGNORED = re.compile(
 )
 
 
+_STRING = r'"(?:\\.|[^"\\\n])*"'
+_COMMENT = re.compile(rf"({_STRING})|//[^\n]*|\#[^\n]*|/\*.*?\*/", re.DOTALL)
+_LOOSE = re.compile(rf"({_STRING})|,(?=\s*[}}\]])|([A-Za-z_]\w*)(?=\s*:)")
+
+
+def plain_json(text: str) -> str:
+    """The same as strict JSON: DeepSpeed reads its files as Hjson, in which people write comments, a comma after the
+    last value and keys without quotes. Lines keep their numbers.
+    """
+    bare = _COMMENT.sub(lambda found: found[1] or "\n" * found[0].count("\n"), text)
+    return _LOOSE.sub(lambda found: found[1] or (f'"{found[2]}"' if found[2] else ""), bare)
+
+
 def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Keys of mappings within mappings joined by dots; a DeepSpeed "auto" is left to the rest, as no value."""
     out: dict[str, Any] = {}

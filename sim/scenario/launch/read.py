@@ -53,6 +53,7 @@ def read_launch(
         if format == "trainer" and not where.lower().endswith((".yaml", ".yml", ".json")):
             document: Any = _of_a_script(text, where, _variables(defined))
         else:
+            text = deepspeed.plain_json(text) if format == "deepspeed" else text
             document = _toml(text, where) if format == "torchtitan" else parse_text(text, where)
         if not isinstance(document, Mapping):
             raise InputError(f"{where}: holds no keys and values; give a {format} configuration")

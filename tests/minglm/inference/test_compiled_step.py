@@ -69,6 +69,18 @@ def test_a_place_that_the_cache_does_not_have_is_refused():
     decoder.step(torch.ones(2, 3).long(), [77, 5])
 
 
+@needs_compiler
+@pytest.mark.parametrize("store", ["latent", "index_keys"])
+def test_a_cache_whose_places_do_not_lie_side_by_side_is_left_to_torch(store):
+    """C steps from place to place by the width of a key: one of the two stores that lies otherwise is enough."""
+    model = model_of()
+    cache = LatentCache(model.config, 2, 80)
+    assert CompiledStep.fits(model, cache)
+    plain = getattr(cache, store)
+    setattr(cache, store, torch.cat([plain, plain], -1)[..., : plain.shape[-1]])
+    assert not CompiledStep.fits(model, cache)
+
+
 @pytest.mark.parametrize("compiler", ["none", "broken"])
 def test_without_a_compiler_torch_computes(compiler, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

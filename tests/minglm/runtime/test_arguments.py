@@ -4,10 +4,10 @@ import argparse
 
 import pytest
 
-from minglm.runtime.arguments import COUNT, SEED, number, whole
+from minglm.runtime.arguments import COUNT, LENGTH, SEED, number, whole
 from minglm.settings import MOST_SEED
 
-SHARE, TOKENS = number(minimum=0.05, maximum=1), number(minimum=1, counted=True)
+SHARE, TOKENS = number(minimum=0.05, maximum=1), number(minimum=1, length=True)
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,10 @@ SHARE, TOKENS = number(minimum=0.05, maximum=1), number(minimum=1, counted=True)
         (SHARE, "90%", 0.9),
         (SHARE, "0.9", 0.9),
         (SHARE, "0,9", 0.9),
-        (TOKENS, "128k", 128000.0),
-        (TOKENS, "1.5k", 1500.0),
+        (TOKENS, "128Ki", 131072.0),
+        (LENGTH, "8Ki", 8192),
+        (LENGTH, "8,192", 8192),
+        (LENGTH, "1Mi", 1 << 20),
         (TOKENS, "250.5", 250.5),
         (number(minimum=0), "$0.50", 0.5),
         (number(minimum=0), "1.500", 1.5),
@@ -46,6 +48,11 @@ def test_read(kind, text, value):
         (COUNT, "1.000", "write 1 or 1000"),
         (TOKENS, "1.000", "write 1 or 1000"),
         (TOKENS, "1,5k", "write 1.5k or 15k"),
+        (TOKENS, "1.5k", "write 1500 or 1536"),
+        (TOKENS, "128K", "write 128000 or 131072"),
+        (LENGTH, "8k", "write 8000 or 8192"),
+        (LENGTH, "1M", "write 1000000 or 1048576"),
+        (LENGTH, "1T", "must be a whole number"),
         (number(above=0), "1,5", "write 1.5 or 15"),
         (COUNT, "1.5", "must be a whole number; give for example 1"),
         (COUNT, "many", "must be a whole number; give for example 1"),

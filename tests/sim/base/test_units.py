@@ -50,6 +50,8 @@ def test_parses(text, dimension, value):
         ("15 trillion tokens", "count", 15e12),
         ("$1.5 million", "money", 1.5e6),
         ("128Ki", "count", 131072.0),
+        ("128Ki tokens", "length", 131072.0),
+        ("4,096", "length", 4096.0),
         ("50 GBps", "bytes_per_s", 50e9),
         ("989 Tflops", "flops", 989e12),
         ("$2/GPU-hour", "money_per_hour", 2.0),
@@ -76,6 +78,10 @@ def test_what_reads_one_way_is_read(text, dimension, value):
         ("1,500 GB/s", "bytes_per_s", ("1.500 GB/s", "1500 GB/s")),
         ("1.024", "count", ("1.0240", "1024")),
         ("$1.500", "money", ("1.5 $", "1500 $")),
+        ("8k", "length", ("8000", "8192")),
+        ("128K tokens", "length", ("128000", "131072")),
+        ("200k", "length", ("200000", "204800")),
+        ("1M", "length", ("1000000", "1048576")),
     ],
 )
 def test_what_reads_two_ways_is_refused_with_both_and_each_is_taken(text, dimension, readings):
@@ -190,6 +196,8 @@ DOLLARS = {"$": 1, "USD": 1, "RMB": 1 / 7.2, "CNY": 1 / 7.2, "¥": 1 / 7.2}
 
 def by_hand(dimension: str, unit: str) -> float:
     """What a unit is worth, from its parts."""
+    if dimension == "length":
+        dimension = "count"
     if dimension == "time":
         return SECONDS[unit]
     if dimension == "ratio":

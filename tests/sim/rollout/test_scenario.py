@@ -10,6 +10,7 @@ BASE = {"mode": "async", "prompts_per_batch": 8, "samples_per_prompt": 4, "mean"
 VALUES = {
     "bool": True,
     "whole": 1,
+    "length": 1,
     "count": 3,
     "time": "2 s",
     "ratio": 0.5,

@@ -35,7 +35,7 @@ VALUES = {
     "micro_batch": "2",
     "global_batch": "128",
     "global_tokens": "512K",
-    "seq": "2K",
+    "seq": "2Ki",
     "precision": "fp8",
     "recompute": {"kind": "full", "layers": 4},
     "options": {"zero": 2, "overlap_tp": True},
@@ -140,6 +140,46 @@ def test_refusals_name_the_key(make, words):
     with pytest.raises((InputError, ValueError)) as caught:
         make()
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "said", "means"),
+    [
+        ("attention", "flash_attention_2", "flash2"),  # transformers' attn_implementation
+        ("attention", "FlashAttention-3", "flash3"),
+        ("attention", "FA2", "flash2"),
+        ("attention", "flash_attn", "flash"),
+        ("attention", "SDPA", "sdpa"),
+        ("attention", "eager", "unfused"),
+        ("optimizer", "AdamW", "adam"),
+        ("zero_stage", 3, 3),
+    ],
+)
+def test_options_as_other_tools_write_them(key, said, means):
+    name = OPTIONS.name_of(key)
+    assert OPTIONS.read({key: said}) == {name: means}
+    assert same({"options": {key: said}}) == same({"options": {name: means}})
+
+
+@pytest.mark.parametrize(
+    ("said", "means"), [("bfloat16", "bf16"), ("Float16", "fp16"), ("half", "fp16"), ("float8", "fp8")]
+)
+def test_precisions_as_torch_writes_them(said, means):
+    assert RUN.read({"precision": said}) == {"precision": means}
+
+
+@pytest.mark.parametrize(("kind", "field"), [("k", "8k"), ("K", "8K")])
+@pytest.mark.parametrize("where", ["seq", "phases", "model", "flag"])
+def test_thousands_of_a_length_read_two_ways_at_every_door(where, kind, field):
+    changes = {
+        "seq": {"seq": field},
+        "phases": {"phases": [{"name": "a", "tokens": "1T", "seq": field, "batch": "1M"}]},
+        "model": {"model": {"layers": 32, "hidden": 4096, "heads": 32, "max_seq": field}},
+        "flag": {},
+    }[where]
+    document = set_value({**BASE}, f"seq={field}") if where == "flag" else {**BASE, **changes}
+    with pytest.raises(InputError, match=f"{field}' reads two ways, {kind} being metric or binary; write 8000 or 8192"):
+        resolve(document)
 
 
 ENUMERATED = [

@@ -237,6 +237,29 @@ def test_whole_prompts_of_29000_do_not_fit_24_gb_but_chunks_do():
     assert shortfall(whole.with_changes(max_num_batched_tokens=2048), 29_000, 1) == 0
 
 
+@pytest.mark.parametrize(("prompt", "held"), [(28_000, False), (19_000, True)])
+def test_where_no_software_is_named_the_engine_that_would_refuse_is(prompt, held):
+    """The card of issue 10517 without its engine's name: 29,000 tokens fit under one and not under the other."""
+    lengths = {"prompt": prompt, "output": 1000}
+    document = {
+        "model": "llama3_8b",
+        "decode": {"cluster": CARD_24, "chips": 1, "precision": "bf16", "kv": "bf16"},
+        "workload": {"users": 1, "requests": 2, **lengths},
+    }
+    document |= {"version": 1, "kind": "serving", "name": "card"}
+    said = run(document, simulate_requests=False)
+    assert said["memory"]["decode"]["contexts_that_fit"] == 1 + held
+    named = [text for text in said["assumptions"] if text.startswith("stack: vllm-v0 would not hold")]
+    assert len(named) == (0 if held else 1)
+    document["decode"]["stack"] = "vllm-v0"
+    document["decode"]["max_model_len"] = prompt + 1000
+    if held:
+        assert run(document, simulate_requests=False)["assumptions"] == []
+    else:
+        with pytest.raises(InputError, match="1 context of 29,000 tokens"):
+            run(document, simulate_requests=False)
+
+
 def test_requests_longer_than_the_engines_limit_are_refused_with_one_that_takes_them():
     d = deployment({**LOGS["Llama-3-8B on 24 GB, contexts of 20,000"][0], "max_model_len": 20_000})
     assert require_fit(d, 20_000, 1).requests(20_000) >= 1
