@@ -11,6 +11,7 @@ import re
 _PARTED = r"[+-]?[1-9]\d{0,2}(?:%s\d{3})+"  # thousands by a separator: 1'000'000
 PREFIXES = {"": (1, 1), "k": (1000, 1024), "K": (1000, 1024), "M": (10**6, 1 << 20)}  # metric, binary
 PREFIXES |= {prefix: (factor, factor) for prefix, factor in (("Ki", 1 << 10), ("Mi", 1 << 20))}
+_POWERS = {2.0**n for n in range(11)}
 _SIGNS_OF_THOUSANDS = (" ", "'", "’")  # these never part decimals; narrow and fixed spaces are taken as spaces
 # a sign, digits with what may part them, an exponent; then what follows
 _NUMBER = re.compile(r"^([+-]?(?:\d[\d_,.]*(?:[ '’]\d[\d_,.]*)*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*)$", re.ASCII)
@@ -25,15 +26,15 @@ class TwoReadingsError(ValueError):
 
 
 def of_a_length(reading: float, prefix: str) -> float:
-    """What a prefix stands for in a length (tokens of a sequence) or in a width of a model.
+    """What a prefix stands for in a length (tokens of a sequence) or in a width of a model: 8k is 8,192 and 1M is
+    1,048,576, as models have them: powers of two are counted in 1,024s.
 
     Raises:
-        TwoReadingsError: k, K or M. 8k is 8,192 tokens in a model's name and 8,000 in engines whose k is metric; 128K
-            has been sold for 131,072 and for 128,000.
+        TwoReadingsError: k, K or M after another number: 200K has been 200,000, 202,752 and 204,800.
     """
     metric, binary = PREFIXES[prefix]
-    if metric == binary:
-        return metric
+    if metric == binary or reading in _POWERS:
+        return binary
     raise TwoReadingsError([f"{reading * factor:.15g}" for factor in (metric, binary)])
 
 

@@ -29,7 +29,7 @@ def whole(minimum: int, maximum: int | None = None, length: bool = False) -> Cal
     """A whole number from `minimum` up to and with `maximum`, such as 4096, 4k or 4Ki.
 
     Args:
-        length: tokens of a sequence, where 4k reads two ways.
+        length: tokens of a sequence, where 4k is 4096 and 5k reads two ways.
     """
 
     def convert(text: str) -> int:
@@ -54,7 +54,7 @@ def number(
     """A finite number, larger than `above`, or from `minimum` up to and with `maximum`; up to 1 also as 90%.
 
     Args:
-        length: mean tokens of sequences: 128Ki is read, 128k reads two ways, 1.000 may be one or a thousand.
+        length: mean tokens of sequences: 128k is 131072, 100k reads two ways, 1.000 may be one or a thousand.
     """
     example = maximum if maximum is not None else max(minimum or 0.0, (above or 0.0) + 1.0)
     scales: Mapping[str, float] | None = None if length else {"": 1, "%": 0.01} if maximum == 1 else {"": 1}

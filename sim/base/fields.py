@@ -25,7 +25,7 @@ from sim.base.units import LARGEST, UNITS, parse, whole
 # What a value may be before it is parsed, in words; every dimension of `sim.base.units` is a kind too.
 KINDS = {
     "whole": "a number, or a text with a unit",  # a count that must come out whole: 4096, '16M'
-    "length": "a number, or a text with a unit",  # whole too, but k reads two ways in it: 4096, '4Ki'
+    "length": "a number, or a text with a unit",  # whole too, but k is 1,024 in it: 4096, '4k'
     "int": "a whole number",  # a bare one: a version, a seed
     "bool": "true or false",
     "text": "a text",

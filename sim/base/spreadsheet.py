@@ -115,11 +115,10 @@ def cell_number(cell: str, decimal: str, where: str) -> float:
     return value
 
 
-def cell_whole(cell: str, decimal: str, where: str) -> int:
-    """The whole number of a cell; '4.096' of a table without decimal commas is refused with both readings, and so is
-    '4k': most columns are widths and lengths.
+def cell_whole(cell: str, decimal: str, where: str, dimension: str = "count") -> int:
+    """The whole number of a cell; '4.096' of a table without decimal commas is refused with both readings.
 
     Raises:
         InputError: not a whole number, or one of two readings.
     """
-    return whole(cell_number(cell, decimal, where) if decimal == "," else cell, where, -(10**15), dimension="length")
+    return whole(cell_number(cell, decimal, where) if decimal == "," else cell, where, -(10**15), dimension=dimension)

@@ -333,6 +333,6 @@ CASE = Section(
         Field("against", "any", "keys of the baseline that differ (default: mode sync)", ("baseline",)),
         Field("prices", "mapping", "as in other scenarios: rent_usd_per_hour …", section=PRICES),
     ),
-    example="{mode: sync, prompts_per_batch: 64, samples_per_prompt: 8, mean: 4000, max: 16Ki, engines: 8}",
+    example="{mode: sync, prompts_per_batch: 64, samples_per_prompt: 8, mean: 4000, max: 16K, engines: 8}",
     listed_in=("rollouts", "README.md"),
 )

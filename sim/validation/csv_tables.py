@@ -131,7 +131,8 @@ def _missing(have: list[str]) -> list[str]:
 def _iteration(cells: dict[str, str], decimal: str, where: str) -> Iteration:
     def whole(name: str, otherwise: int | None = None) -> int:
         if name in cells:
-            return spreadsheet.cell_whole(cells[name], decimal, f"{where}: {name}")
+            kind = "length" if name in ("hidden size", "sequence length") else "count"
+            return spreadsheet.cell_whole(cells[name], decimal, f"{where}: {name}", kind)
         if otherwise is None:
             raise InputError(f"{where}: is not a line of numbers for {', '.join(COLUMNS)}")
         return otherwise

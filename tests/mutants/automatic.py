@@ -38,7 +38,7 @@ CORE = {
     "minglm/config.py": "tests/minglm/test_config.py",
     "minglm/config_file.py": "tests/minglm/test_config.py tests/minglm/test_config_file.py",
     "minglm/model/attention.py": "tests/minglm/model/test_attention.py",
-    "minglm/model/indexer.py": "tests/minglm/model/test_attention.py",
+    "minglm/model/indexer.py": "tests/minglm/model/test_attention.py tests/minglm/model/test_sparse_attention.py",
     "minglm/model/compiled_choice.py": "tests/minglm/model/test_compiled_choice.py",
     "minglm/model/compiled_kl.py": "tests/minglm/model/test_compiled_kl.py",
     "minglm/model/layers.py": "tests/minglm/model/test_layers.py",

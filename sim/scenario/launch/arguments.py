@@ -16,6 +16,7 @@ MATTERS = re.compile(
     r"parallel|layer|hidden|heads|expert|moe|recompute|checkpoint-activ|overlap|offload|fsdp|zero|precision|fp8|fp4|"
     r"attention|window|seq|batch|pipeline|stage|mtp|fusion|fused|swiglu|ffn|quant|swap|shard|dispatch|graph|micro"
 )
+_LENGTHS = ("seq", "max_seq", "hidden", "ffn", "moe_ffn")  # scenario keys that count in 1,024s
 
 
 @dataclass
@@ -71,7 +72,8 @@ class Arguments:
             InputError: something else.
         """
         name, value = self._found(names, becomes)
-        return None if value is None else whole(self._plain(name, value), self.label(name), low, 10**15)
+        kind = "length" if becomes.rpartition(".")[2] in _LENGTHS else "count"
+        return None if value is None else whole(self._plain(name, value), self.label(name), low, 10**15, kind)
 
     def number(self, *names: str, becomes: str) -> float | None:
         """A number, None where no name is given."""

@@ -43,6 +43,11 @@ def test_int4_error_is_at_most_half_a_step(seed, spread):
     assert bool(((Int4(16).fake_quantize(w) - w).abs() <= scale * (0.5 + 7 * 2**-8)).all())
 
 
+def test_int4_takes_four_and_a_half_bits_a_weight_where_nothing_is_said():
+    packed, scale = Int4().quantize(weights(0, 4, 64))
+    assert 8 * (packed.nbytes + scale.nbytes) == 4.5 * 4 * 64  # a bf16 scale for 32 codes
+
+
 def test_int4_known_values():
     w = torch.tensor([[7.0, -7.0, 3.4, 0.2, 0.0, 0.0, 0.0, 0.0]])
     packed, scale = Int4(4).quantize(w)
@@ -214,7 +219,8 @@ def test_a_stack_of_experts_is_each_of_them_in_fp8():
 
 
 @pytest.mark.parametrize(
-    "width, fits", [(24, "8 or 4 or 2"), (96, "32 or 16 or 8"), (20, "4 or 2"), (7, "another model")]
+    "width, fits",
+    [(24, "8 or 4 or 2"), (96, "32 or 16 or 8"), (20, "4 or 2"), (7, "another model"), (640, "128 or 64 or 32")],
 )
 def test_groups_that_do_not_divide_name_those_that_do(width, fits):
     with pytest.raises(InputError, match=f"use {fits}$"):

@@ -44,6 +44,11 @@ def test_cells_of_a_table_with_decimal_commas():
     assert cell_number("4.096", ".", "t") == 4.096 and cell_whole("4096", ".", "t") == 4096
     with pytest.raises(InputError, match="write 4.0960 or 4096"):
         cell_whole("4.096", ".", "t line 2: hidden size")
+    with pytest.raises(InputError, match="write 4321.5 or 43215"):
+        cell_number("4321,5", ".", "t")
+    assert cell_whole("4k", ".", "t", "length") == 4096 and cell_whole("4k", ".", "t") == 4000
+    with pytest.raises(InputError, match="write 5000 or 5120"):
+        cell_whole("5k", ".", "t line 2: hidden size", "length")
     with pytest.raises(InputError, match="not a whole number"):
         cell_whole("8,5", ",", "t")  # half a chip is not eight
 

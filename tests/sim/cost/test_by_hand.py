@@ -25,7 +25,7 @@ from sim.cost.memory import (
     state_bytes,
 )
 from sim.cost.operators import Op, OperatorTrace, ParallelContext, Style, activation, norm, residual, vocabulary
-from sim.cost.operators_attention import gqa, mla
+from sim.cost.operators_attention import core_attention, gqa, mla
 from sim.cost.optimizer import optimizer_ops
 from sim.cost.stacks import load_stack
 from sim.cost.step import estimate
@@ -88,6 +88,10 @@ def test_sparse_attention_makes_scores_and_values_of_the_chosen_keys(sparse):
     assert one.bytes == pytest.approx(sum(chosen) * 80 * 2 + 2 * SEQ * 8 * 64 * 2)
     back = named(sparse.backward_input, "sparse attention.backward")
     assert back.flops == pytest.approx(2.5 * one.flops)  # five products for two
+    # the rows again, and their gradient in fp32; of the heads, queries, output and its gradient come in, two go out
+    rows, heads = sum(chosen) * 80, SEQ * 8 * 64
+    assert back.bytes == pytest.approx(2 * rows + 4 * rows + 2 * (3 + 2) * heads)
+    assert back.kernels == 3  # what the softmax needs, the gradients, queries' gradient in bf16
     assert named(sparse.forward, "absorb q").flops == 2 * SEQ * 8 * 32 * 64
     assert named(sparse.forward, "absorb v").flops == 2 * SEQ * 8 * 64 * 24
 
@@ -98,6 +102,38 @@ def test_as_many_keys_as_there_are_leave_attention_dense():
     flash = named(trace.forward, "flash")
     assert flash.flops == sum(8 * (query + 1) * 2 * (48 + 24) for query in range(40))
     assert not [op for op in trace.forward if op.name == "sparse attention"]
+
+
+@pytest.mark.parametrize("cp", [1, 2, 4])
+def test_keys_and_values_of_the_whole_sequence_come_from_the_other_ranks(cp):
+    trace = OperatorTrace(Style(cp="gather"))
+    gqa(trace, ParallelContext(3, SEQ, cp=cp), LLAMA)
+    sent = [m for m in trace.messages if m.group == "cp"]
+    keys, values = (3 * SEQ * 4 * 64 * 2 for _ in range(2))  # 3 sequences, 4 heads of 64, bf16
+    assert [m.bytes for m in sent] == [keys + values] * (3 if cp > 1 else 0)
+    # forward a gather; backward one more for the products again, and the gradients' sums go home
+    assert sorted((m.kind, m.phase) for m in sent) == (
+        [("all_gather", "backward_input"), ("all_gather", "forward"), ("reduce_scatter", "backward_input")]
+        if cp > 1
+        else []
+    )
+
+
+def test_unfused_attention_goes_back_by_two_products_for_each_of_its_two():
+    """Scores q·kᵀ: the queries' gradient sums over the keys. Values p·v: that of p sums over the values' width."""
+    trace = OperatorTrace(Style(attention="unfused"))
+    core_attention(trace, ParallelContext(2, SEQ), 16, 4, 48, 24)
+    for name, left in (("scores", (SEQ, 48, SEQ)), ("values", (SEQ, SEQ, 24))):
+        there, a, b = (
+            named(ops, n)
+            for ops, n in (
+                (trace.forward, name),
+                (trace.backward_input, f"{name}.backward.a"),
+                (trace.backward_input, f"{name}.backward.b"),
+            )
+        )
+        assert (a.m, a.n, a.k) == left
+        assert there.flops == a.flops == b.flops == 2 * 16 * 2 * SEQ * SEQ * (48 if name == "scores" else 24)
 
 
 @pytest.mark.parametrize("window", [0, 1, 16, 100, 400])

@@ -230,6 +230,7 @@ def test_ring_attention_runs_at_the_length_of_a_ranks_rows_and_merges_its_steps(
     assert ring.forward[0].flops == gather.forward[0].flops  # the causal half either way
     assert (ring.forward[0].m, gather.forward[0].m) == (S / cp, pytest.approx(S, rel=1e-4))
     assert ring.forward[0].kernels == cp and len(gather.forward) == 1
+    assert (ring.backward_input[0].kernels, gather.backward_input[0].kernels) == (3 * cp, 3)  # three a step
     merge, back = ring.forward[1], ring.backward_input[1]
     rows = S / cp
     assert merge.bytes == 0.75 * (cp - 1) * rows * heads * width * 6  # read a piece, read and write the sum, bf16

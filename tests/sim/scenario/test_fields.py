@@ -35,7 +35,7 @@ VALUES = {
     "micro_batch": "2",
     "global_batch": "128",
     "global_tokens": "512K",
-    "seq": "2Ki",
+    "seq": "2K",
     "precision": "fp8",
     "recompute": {"kind": "full", "layers": 4},
     "options": {"zero": 2, "overlap_tp": True},
@@ -168,18 +168,25 @@ def test_precisions_as_torch_writes_them(said, means):
     assert RUN.read({"precision": said}) == {"precision": means}
 
 
-@pytest.mark.parametrize(("kind", "field"), [("k", "8k"), ("K", "8K")])
-@pytest.mark.parametrize("where", ["seq", "phases", "model", "flag"])
-def test_thousands_of_a_length_read_two_ways_at_every_door(where, kind, field):
-    changes = {
-        "seq": {"seq": field},
-        "phases": {"phases": [{"name": "a", "tokens": "1T", "seq": field, "batch": "1M"}]},
-        "model": {"model": {"layers": 32, "hidden": 4096, "heads": 32, "max_seq": field}},
-        "flag": {},
-    }[where]
-    document = set_value({**BASE}, f"seq={field}") if where == "flag" else {**BASE, **changes}
-    with pytest.raises(InputError, match=f"{field}' reads two ways, {kind} being metric or binary; write 8000 or 8192"):
-        resolve(document)
+@pytest.mark.parametrize(("said", "tokens"), [("8k", 8192), ("8K", 8192), ("8Ki", 8192), ("8192", 8192), ("20k", None)])
+@pytest.mark.parametrize("door", ["seq", "phase", "model", "--set"])
+def test_a_length_in_thousands_is_the_same_at_every_door(door, said, tokens):
+    """8k is 8,192 tokens, as models have them; of 20k nobody knows."""
+    changes: dict = {
+        "seq": {"seq": said},
+        "phase": {"phases": [{"name": "a", "tokens": "1T", "seq": said, "batch": "1M"}]},
+        "model": {"model": {"layers": 32, "hidden": 4096, "heads": 32, "max_seq": said}},
+        "--set": {},
+    }[door]
+    document = set_value({**BASE}, f"seq={said}") if door == "--set" else {**BASE, **changes}
+    if door == "model":
+        document |= {"plan": {"tp": 2, "pp": 2, "dp": 16}}
+    if tokens is None:
+        with pytest.raises(InputError, match="20k' reads two ways, k being metric or binary; write 20000 or 20480"):
+            resolve(document)
+        return
+    run = resolve(document)
+    assert {"phase": run.phases and run.phases[0].seq, "model": run.model.max_seq}.get(door, run.workload.seq) == tokens
 
 
 ENUMERATED = [

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from minglm.errors import InputError
 from sim.serving.deployment import Deployment
 from sim.serving.memory import chip_memory
 from sim.serving.operators import CONSTANTS, Roof, experts, measured_decode_layer
@@ -163,6 +164,9 @@ def test_flops_of_a_token_by_hand():
 
 def test_lengths_between_two_bounds_have_their_middle_as_mean():
     assert RequestLengths.of({"low": 100, "high": 300}).mean == 200
+    assert RequestLengths.of({"mean": 70, "cv": 0.5}) == RequestLengths(70.0, 0.5)
+    with pytest.raises(InputError, match=r"prompt\.mean=None: must be a number"):
+        RequestLengths.of({"cv": 0.5}, "prompt")
 
 
 def test_two_batches_hide_messages_where_the_engine_does_it_and_in_the_bound():

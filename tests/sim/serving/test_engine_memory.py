@@ -69,6 +69,8 @@ def test_the_widest_layer_of_a_pass():
     routed = 2 * (3 * 704 / 4 + 1024)  # each of two experts has its own copy of the input
     assert forward_values(EXPERTS, 1, 4) == 2 * 1024 + max(3 * 2816, routed)
     assert forward_values(EXPERTS, 8, 4) == 2 * 1024 + max(3 * 2816 / 8, routed)
+    # experts whose rows lie in a workspace of their own: the dense layer is the widest
+    assert forward_values(EXPERTS, 8, 4, experts=False) == 2 * 1024 + 3 * 2816 / 8 < 2 * 1024 + routed
 
 
 def test_the_profile_is_the_larger_of_pass_and_sampler():

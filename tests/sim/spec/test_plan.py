@@ -96,6 +96,15 @@ def test_values_out_of_range_are_refused(given, words):
         Plan(**given)
 
 
+@pytest.mark.parametrize(("recompute", "goes"), [("none", True), ("full", True), ("selective", False)])
+def test_activations_wait_in_the_host_with_all_or_no_recomputation(recompute, goes):
+    if goes:
+        assert Plan(activation_offload=True, recompute=recompute).activation_offload
+        return
+    with pytest.raises(InputError, match=f"recompute={recompute} is not simulated; set recompute=full"):
+        Plan(activation_offload=True, recompute=recompute)
+
+
 def test_unknown_keys_name_the_nearest():
     with pytest.raises(InputError, match="did you mean 'micro_batch'"):
         Plan.from_dict({"micro_batchs": 2})
