@@ -11,6 +11,7 @@ from typing import Any
 
 from minglm.errors import InputError
 from sim.scenario.launch import slurm
+from sim.scenario.launch.branches import ENDS, NEWLINE, Branches
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)\+?=(.*)", re.S)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?:\[[@*]\])?(?::?[-=]([^}]*))?\}|(\w+))")
@@ -22,6 +23,7 @@ _ARITHMETIC = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
+_LINES = re.compile(r"""(?P<kept>'[^']*'|"(?:\\.|[^"\\])*"|\\.|\$\{?\#)|(?:(?<=\s)|^)\#[^\n]*|\n""", re.S)
 MAX_VALUE = 100_000  # characters that variables may grow to
 
 
@@ -41,6 +43,11 @@ def flags(text: str, where: str, defined: Mapping[str, str] | None = None) -> di
     return {**{f"sbatch-{name}": value for name, value in wanted.items()}, **_pairs(words)}
 
 
+def _marked(found: re.Match[str]) -> str:
+    """Ends of lines as words of their own, comments gone, what is quoted as it was."""
+    return found["kept"] or (f" {NEWLINE} " if found[0] == "\n" else "")
+
+
 def _pairs(words: list[str]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     name = ""
@@ -55,7 +62,7 @@ def _pairs(words: list[str]) -> dict[str, Any]:
             close()
             head, sign, value = word[2:].partition("=")
             name, values = head.replace("_", "-"), [value] if sign else []
-        elif word in (";", "&", "&&", "|", "||", ">", ">>", "2>&1", "(", ")"):
+        elif ENDS.fullmatch(word):
             close()
             name = ""
         elif not word.endswith(".py"):
@@ -75,19 +82,23 @@ class _Script:
         text = re.sub(r"\\\r?\n", " ", text).replace("\r", "\n")
         for pattern in (r"\$\(\((.*?)\)\)", r"\$\(([^()]*)\)", r"`([^`]*)`"):
             text = re.sub(pattern, self._hold, text, flags=re.S)
-        lexer = shlex.shlex(text, posix=True, punctuation_chars="();<>|&")
-        lexer.whitespace_split, lexer.commenters = True, "#"
+        lexer = shlex.shlex(_LINES.sub(_marked, text), posix=True, punctuation_chars="();<>|&")
+        lexer.whitespace_split, lexer.commenters = True, ""
         try:
             tokens = list(lexer)
         except ValueError as err:
             raise InputError(f"{self.where}: not a shell script ({err}); check its quotes") from None
         words: list[str] = []
+        branches = Branches(self.variables, self.expand, self.where)
         i = 0
         while i < len(tokens):
+            if (following := branches.step(tokens, i, words)) is not None:
+                i = following
+                continue
             match = _ASSIGNMENT.fullmatch(tokens[i])
             if match and not match[2] and tokens[i + 1 : i + 2] == ["("]:
                 end = next((j for j in range(i + 2, len(tokens)) if tokens[j].startswith(")")), len(tokens))
-                array = [w for t in tokens[i + 2 : end] for w in self.words(t)]
+                array = [w for t in tokens[i + 2 : end] if t != NEWLINE for w in self.words(t)]
                 if tokens[i].endswith("+="):
                     array = [*self.variables.get(match[1], "").split(), *array]
                 self.arrays.append(array)

@@ -1,4 +1,4 @@
-"""What `#SBATCH` lines ask for: nodes, and chips of a node, in any spelling that Slurm takes.
+"""What `#SBATCH` lines, srun or mpirun ask for: nodes, and chips of a node, in any spelling that Slurm takes.
 
 >>> asked("#SBATCH -N 4 --gres=gpu:h100:8\\n#SBATCH -J run")
 {'nodes': '4', 'gpus-per-node': '8'}
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+_PROGRAM = re.compile(r"\s(?=\S*(?:python|torchrun|bash|\.sh\b|\.py\b))")  # what srun starts has flags of its own
 _SHORT = {"-N": "nodes", "-n": "ntasks", "-G": "gpus"}
 _READ = ("nodes", "ntasks", "ntasks-per-node", "gpus", "gpus-per-node", "gpus-per-task", "gres")
 # What a job sees of it.
@@ -27,7 +28,9 @@ def asked(text: str) -> dict[str, str]:
     Of a range of nodes it is the least. Totals are shared out over the nodes where they divide.
     """
     given: dict[str, str] = {}
-    for line in re.findall(r"^#SBATCH\s+(.*)$", text, re.M):
+    joined = re.sub(r"\\\r?\n", " ", text)
+    asked_by_srun = [_PROGRAM.split(line)[0] for line in re.findall(r"^[^#\n]*\bsrun\s+(.*)$", joined, re.M)]
+    for line in (*re.findall(r"^#SBATCH\s+(.*)$", text, re.M), *asked_by_srun):
         words = re.split(r"\s#", line)[0].split()
         for word, following in zip(words, [*words[1:], ""], strict=True):
             name, sign, value = word.removeprefix("--").partition("=")
@@ -36,6 +39,9 @@ def asked(text: str) -> dict[str, str]:
             if name in _READ and (word.startswith("--") or name in _SHORT.values()):
                 given[name] = value if sign else following
     found = {name: number for name, value in given.items() if (number := _number(name, value))}
+    ranks = re.search(r"^[^#\n]*\b(?:mpirun|mpiexec)\s[^\n]*?(?<=\s)(?:-np|-n|--np)[= ]\s*(\d{1,8})\b", joined, re.M)
+    if ranks and not found:
+        return {"nodes": "1", "ntasks-per-node": ranks[1]}
     nodes = found.get("nodes", 1)
     for total, each in (("gpus", "gpus-per-node"), ("ntasks", "ntasks-per-node")):
         whole = found.get(total, 0)

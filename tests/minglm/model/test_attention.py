@@ -58,10 +58,11 @@ def test_expanded_equals_the_plain_formula(changes):
     torch.testing.assert_close(run(mla, x), plain(mla, x), rtol=1e-4, atol=1e-4)
 
 
-def test_absorbed_equals_expanded():
+@pytest.mark.parametrize("tokens", [1, 2, 21])
+def test_absorbed_equals_expanded(tokens):
     mla = layer()
-    x = torch.randn(2, 21, CONFIG.hidden_size)
-    ctx = ForwardContext("dense", rope_table(21, mla.qk_rope_head_dim, 1e4))
+    x = torch.randn(2, tokens, CONFIG.hidden_size)
+    ctx = ForwardContext("dense", rope_table(tokens, mla.qk_rope_head_dim, 1e4))
     q, latent = mla.project(x, ctx)
     torch.testing.assert_close(mla.absorbed(q, latent, ctx), mla.dense(q, latent, ctx), rtol=1e-4, atol=1e-4)
 

@@ -239,6 +239,11 @@ def test_codes_read_from_a_table_are_the_codes_taken_apart(monkeypatch):
         assert torch.equal(ours.nan_to_num(nan=-1e9), theirs.nan_to_num(nan=-1e9))
 
 
+def test_the_table_is_of_one_format_and_another_is_converted():
+    values = torch.tensor([1.0, -2.5, 448.0, 57344.0])
+    assert fp8.decode(values.to(torch.float8_e5m2)).tolist() == [1.0, -2.5, 448.0, 57344.0]
+
+
 @pytest.mark.parametrize("rows", [1, 7])
 def test_one_product_of_all_groups_is_the_groups_sum(rows, monkeypatch):
     torch.manual_seed(3)

@@ -159,6 +159,14 @@ def test_whole_numbers():
             whole(bad, "chips")
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(86400, "1 days"), (86399, "24 h"), (3600, "1 h"), (5400, "1.5 h"), (60, "1 min"), (1, "1 s"), (1e-3, "1 ms")],
+)
+def test_a_whole_unit_of_time_is_said_in_it(seconds, words):
+    assert show(seconds, "time") == words
+
+
 def test_show_and_parse_agree():
     for value, dimension in [
         (2.5e10, "bytes_per_s"),

@@ -3,6 +3,9 @@
 Whole files with their right values are in tests/gallery; here are the parts, and the command.
 """
 
+import shutil
+import subprocess
+
 import pytest
 import yaml
 
@@ -38,6 +41,95 @@ LAUNCHES = HERE / "inputs" / "launches"
 def test_a_script_passes_what_a_shell_would(script, passed):
     found = flags(script, "run.sh")
     assert {k: found.get(k) for k in passed} == passed
+
+
+BRANCHES = {
+    "if": 'T=2\nif [ "$T" -gt 1 ]; then S="--s"; else S=""; fi\nrun --a $T $S --b 1',
+    "else": 'T=1\nif [ "$T" -gt 1 ]; then S="--s"\nelse\n S="--r 3"\nfi\nrun --a $T $S --b 1',
+    "elif": "M=70B\nif [[ $M == 8B ]]; then T=1\nelif [[ $M == 70* ]]; then T=8; P=2\n"
+    "else T=9; fi\nrun --t $T --p ${P:-1}",
+    "no branch": "T=1\nif test $T -ge 2; then T=5; fi\nrun --t $T",
+    "not": 'T=\nif [ ! -z "$T" ]; then X=1; else X=2; fi\nif [ -n "$T" ]; then X=3; fi\nrun --x $X',
+    "case": 'M=70B\ncase $M in\n  8B|"7B") T=1; P=1;;\n  (70*)\n    T=8\n'
+    "    P=4 ;;\n  *) T=99;;\nesac\nrun --t $T --p $P",
+    "case, last": "case x in\n a) T=1;;\n *) T=2\nesac\nrun --t $T",
+    "nested": "A=1; B=2\nif [ $A = 1 ]; then\n if [ $B = 1 ]; then T=1; else T=2; fi\n"
+    "else\n case $B in 2) T=3;; esac\nfi\nrun --t $T",
+    "commands": "A=0\nif [ $A -eq 1 ]; then\n run --t 1 --u 2\nelse\n run --t 3\nfi",
+    "array": 'A=(--x 1)\nM=moe\nif [ "$M" = moe ]; then\n A+=(\n  --e 8 # experts\n  --k 2\n )\nfi\nrun "${A[@]}"',
+    "one value": "for T in 4; do\n run --t $T\ndone\necho end",
+    "lines": "run --t 1\necho done it\nrun --u 2 # --v 3\necho '#' --no",
+    "comment": "# don't\nrun --a 1 # it's --b 2\nN='a # b'\nrun --c 2",
+}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+@pytest.mark.parametrize("name", BRANCHES)
+def test_branches_and_lines_are_those_that_a_shell_takes(name, tmp_path):
+    """Each script is run by bash, `run` being what writes down its words."""
+    wrote = tmp_path / "words"
+    told = f'run() {{ printf "%s\\n" "$@" >> {wrote}; }}\n'
+    subprocess.run(["bash", "-c", told + BRANCHES[name]], check=True, capture_output=True, timeout=20)
+    passed: dict = {}
+    flag = ""
+    for word in wrote.read_text().split("\n")[:-1]:
+        if word.startswith("--"):
+            flag = word[2:]
+            passed[flag] = True
+        else:
+            passed[flag] = word
+    assert {k: v for k, v in flags(BRANCHES[name], "run.sh").items() if k != "no"} == passed
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        ("if [ -f x ]; then T=1; else T=2; fi\nrun --t $T --u 1", {"t": "$T", "u": "1"}),
+        ("if [ -f x ]; then T=1; else T=1; fi\nrun --t $T", {"t": "1"}),
+        ("case $1 in a) T=1;; b) T=2;; esac\nrun --t $T", {"t": "$T"}),
+        ('if [ -z "$T" ]; then T=4; fi\nrun --t $T', {"t": "4"}),  # what has no value is given one
+        ("T=1\nfor T in 2 4; do run --t $T; done", {"t": "$T"}),
+    ],
+)
+def test_what_branches_leave_different_is_not_known(script, found):
+    assert flags(script, "run.sh") == found
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (
+            "if [ $M = a ]; then A=(--x 1); else A=(--x 2); fi\nrun ${A[@]}",
+            "A differs between branches that may run; give --define M=",
+        ),
+        (
+            "if [ $M = a ]; then run --x 1; else run --x 2; fi",
+            "branches that may run pass flags each; give --define M=",
+        ),
+        ("if [ -f y ]; then run --x 1; else run --x 2; fi", "pass flags each; keep one of them"),
+    ],
+)
+def test_flags_that_hang_on_an_unknown_branch_are_refused(script, words):
+    with pytest.raises(InputError, match=words) as refusal:
+        flags(script, "run.sh")
+    assert "\n" not in str(refusal.value)
+    if "--define" in words:
+        assert flags(script, "run.sh", {"M": "a"})["x"] == "1" and flags(script, "run.sh", {"M": "b"})["x"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("script", "nodes", "each"),
+    [
+        ("srun -N 4 --gpus-per-node=8 --ntasks-per-node=8 python x.py --nodes 9 --a 1", "4", "8"),
+        ("srun --nodes=2 \\\n  --ntasks 16 \\\n  bash -c 'x -N 7' --a 1", "2", "8"),
+        ("mpirun --allow-run-as-root -np 16 -H a:8,b:8 python x.py --a 1", "1", "16"),
+        ("mpiexec -n 4 python x.py --a 1", "1", "4"),
+        ("# srun -N 4\npython x.py --n 3", None, None),
+    ],
+)
+def test_chips_that_srun_and_mpirun_ask_for(script, nodes, each):
+    found = flags(script, "run.sh")
+    assert (found.get("sbatch-nodes"), found.get("sbatch-ntasks-per-node")) == (nodes, each)
 
 
 def test_variables_from_outside_go_before_the_scripts_own():
