@@ -103,9 +103,11 @@ def _of_json(text: str, path: Path) -> Iterator[Span]:
     for event in events:
         if not isinstance(event, Mapping) or event.get("ph") != "X" or str(event.get("cat")).lower() not in _KERNELS:
             continue
-        with contextlib.suppress(TypeError, ValueError, OverflowError):
+        try:
             seconds, start = float(event["dur"]) * 1e-6, float(event["ts"]) * 1e-6
-            yield _checked(Span(str(event.get("name", "")), seconds, 1, start, str(event.get("pid"))), path)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            continue  # one that had not ended
+        yield _checked(Span(str(event.get("name", "")), seconds, 1, start, str(event.get("pid"))), path)
 
 
 def _of_csv(text: str, path: Path) -> Iterator[Span]:
@@ -123,11 +125,16 @@ def _of_csv(text: str, path: Path) -> Iterator[Span]:
         if not titles or len(row) < len(titles):
             continue
         cells = dict(zip(titles, row, strict=False))
+        if any(cell.strip() for cell in row[len(titles) :]):
+            raise InputError(
+                f"{path}: the row of {cells['Name'][:40]!r} has more cells than there are titles; where commas part "
+                "thousands or stand in names, quote them"
+            )
         seconds = _time(cells, "Total Time") if "Instances" in cells else _time(cells, "Duration")
         if seconds is None:
             continue
         count = cells.get("Instances", "1").replace(",", "").strip()
-        device = cells.get("Device", "0")
+        device = cells.get("Device", cells.get("Device_id", "0"))
         yield _checked(
             Span(cells["Name"], seconds, int(count) if count.isdigit() else 1, _time(cells, "Start"), device), path
         )
@@ -138,7 +145,7 @@ def _of_csv(text: str, path: Path) -> Iterator[Span]:
 def _time(cells: Mapping[str, str], name: str) -> float | None:
     """Seconds of the column `name (ns)`, whatever its unit."""
     for title, cell in cells.items():
-        found = re.fullmatch(rf"{name} ?\((\w+)\)", title)
+        found = re.fullmatch(rf"{name}(?: Time)? ?\((\w+)\)", title)
         if found and found[1] in _UNIT:
             with contextlib.suppress(ValueError):
                 return float(cell.replace(",", "")) * _UNIT[found[1]]
