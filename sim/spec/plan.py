@@ -81,17 +81,29 @@ def stages_with_ends(layers: int, pp: int, vpp: int, first: int | None, last: in
     Raises:
         InputError: layers that do not split so, in one line.
     """
+    if (per := _ranks_with_ends(layers, pp, vpp, first, last)) is not None:
+        return tuple(n // vpp for _ in range(vpp) for n in per)
+    end, given = ("last", last) if first is None else ("first", first)
+    ends = [(n, last) if end == "first" else (first, n) for n in range(vpp, layers + 1, vpp)]
+    fits = [
+        n for n, pair in zip(range(vpp, layers + 1, vpp), ends, strict=True) if _ranks_with_ends(layers, pp, vpp, *pair)
+    ]
+    nearest_fit = min(fits, key=lambda n: abs(n - (given or 0)), default=None)
+    said = f"use decoder_{end}_pipeline_num_layers={nearest_fit}, or give stages" if fits else "give stages"
+    raise InputError(
+        f"decoder_{end}_pipeline_num_layers={given}: {layers} layers do not split over {pp} stages of {vpp} chunks so "
+        f"that the others have equal parts; {said}"
+    )
+
+
+def _ranks_with_ends(layers: int, pp: int, vpp: int, first: int | None, last: int | None) -> list[int] | None:
+    """Layers of each pipeline rank; None where they do not split so."""
     inner = pp - (first is not None) - (last is not None)
     rest = layers - (first or 0) - (last or 0)
     per = [rest // inner if inner > 0 else 0] * pp
     per[0] = per[0] if first is None else first
     per[-1] = per[-1] if last is None else last
-    if sum(per) != layers or any(n % vpp for n in per):
-        raise InputError(
-            f"decoder_first_pipeline_num_layers: {layers} layers do not split over {pp} stages of {vpp} chunks with "
-            f"{per[0]} in the first and {per[-1]} in the last; give numbers that leave equal parts, or stages"
-        )
-    return tuple(n // vpp for _ in range(vpp) for n in per)
+    return per if sum(per) == layers and not any(n % vpp or n < 0 for n in per) else None
 
 
 # A plan is complete with these; what else it has is off, or as the software has it.

@@ -146,6 +146,26 @@ def test_first_and_last_rank_may_hold_other_numbers_of_layers():
     assert stages_with_ends(61, 4, 1, 13, 16) == (13, 16, 16, 16)
     assert stages_with_ends(62, 4, 2, 14, None) == (7, 8, 8, 8, 7, 8, 8, 8)  # chunk i lies on rank i mod 4
     assert stages_with_ends(32, 1, 1, 32, None) == (32,)
-    for layers, pp, vpp, first, last in ((61, 4, 1, 14, None), (62, 4, 2, 15, None), (32, 1, 1, 30, None)):
-        with pytest.raises(InputError, match="do not split"):
-            stages_with_ends(layers, pp, vpp, first, last)
+
+
+@pytest.mark.parametrize(
+    ("layers", "pp", "vpp", "first", "last", "end", "fits"),
+    [
+        (61, 4, 1, 14, None, "first", 13),
+        (32, 4, 1, 7, None, "first", 8),
+        (62, 4, 2, 15, None, "first", 14),
+        (32, 1, 1, 30, None, "first", 32),
+        (30, 4, 1, None, 8, "last", 9),
+        (61, 4, 1, 13, 15, "first", 12),
+    ],
+)
+def test_ends_that_leave_unequal_parts_are_told_the_nearest_that_does_not(layers, pp, vpp, first, last, end, fits):
+    with pytest.raises(InputError, match=f"do not split.*use decoder_{end}_pipeline_num_layers={fits},"):
+        stages_with_ends(layers, pp, vpp, first, last)
+    ends = (fits, last) if end == "first" else (first, fits)
+    assert sum(stages_with_ends(layers, pp, vpp, *ends)) == layers
+
+
+def test_three_layers_over_eight_chunks_have_no_such_split():
+    with pytest.raises(InputError, match="do not split.*; give stages"):
+        stages_with_ends(3, 4, 2, 1, None)
