@@ -32,6 +32,8 @@ _ANSWER = " ".join(  # one answer, and what the page says of it
     )
 )
 
+_LAUNCHES = "tests/sim/scenario/test_launch.py tests/gallery -k launch"
+
 # The core, and what is run for a change in it. Tests of the file's own room: a change that only a golden output or
 # a notebook would notice counts as not seen.
 CORE = {
@@ -91,9 +93,10 @@ CORE = {
     "sim/dashboard/figures.py": f"{_PAGE}::test_two_answers_beside_each_other_in_words {_ANSWER}",
     "sim/dashboard/state.py": f"{_PAGE}::test_what_is_saved_is_a_scenario_and_comes_back_the_same {_PAGE}::"
     f"test_old_and_broken_files_are_refused_in_words {_PAGE}::test_a_link_and_a_file_carry_the_question {_ANSWER}",
-    "sim/scenario/launch/megatron.py": "tests/sim/scenario/test_launch.py tests/gallery",
-    "sim/scenario/launch/shell.py": "tests/sim/scenario/test_launch.py tests/gallery",
-    "sim/scenario/launch/torchtitan.py": "tests/sim/scenario/test_launch.py tests/gallery",
+    "sim/scenario/launch/branches.py": "tests/sim/scenario/test_launch.py",
+    "sim/scenario/launch/megatron.py": _LAUNCHES,
+    "sim/scenario/launch/shell.py": _LAUNCHES,
+    "sim/scenario/launch/torchtitan.py": _LAUNCHES,
     "sim/serving/cache.py": "tests/sim/serving/test_engine_memory.py tests/sim/serving/test_deployment.py",
     "sim/serving/engine_memory.py": "tests/sim/serving/test_engine_memory.py tests/sim/serving/test_memory_receipts.py",
     "sim/serving/deployment.py": "tests/sim/serving/test_by_hand.py tests/sim/serving/test_deployment.py",

@@ -9,10 +9,12 @@ from dataclasses import replace
 import pytest
 
 from minglm.rl.modes import Policy
+from sim.rollout.collector import Collector
 from sim.rollout.engine import DecodeCurve, Engine
 from sim.rollout.group import Group
 from sim.rollout.lengths import Lengths
 from sim.rollout.simulate import Case, simulate
+from sim.rollout.timeline import Timeline
 from sim.rollout.trajectory import Trajectory
 
 STEADY = DecodeCurve(((1, 1.0), (8, 1.0)))  # a token of each request a second, however many run
@@ -86,6 +88,21 @@ def test_a_group_is_as_old_as_its_oldest_token():
     group.samples[0].segments = [(4, 2), (6, 1)]
     group.samples[1].segments = [(3, 5), (5, 1)]
     assert group.oldest_version == 3  # one without tokens does not count
+
+
+def test_an_answer_spans_from_the_oldest_to_the_newest_version_that_sampled_it():
+    """Three trained answers and one that nobody waited for: by the versions of their tokens."""
+    case = Case(Policy("sync", prompts_per_batch=2), 2, Lengths.lognormal(50, 400), 1, STEADY, steps=1)
+    collector = Collector(case, Timeline(), [])
+    group = Group(0, 0, True)
+    for segments in ([(1, 4), (3, 2), (2, 1)], [(3, 5)], [(2, 1), (3, 1)], []):
+        group.samples.append(Trajectory(group, 9, 0))
+        group.samples[-1].segments = segments
+    step = collector.trained([group], version=4)
+    found = collector.result({"waiting": [], "buffered": [], "running": []}, submitted=1).staleness
+    assert found.max_span == 2 and found.oldest == {3: 1, 1: 1, 2: 1, 0: 1}
+    assert found.tokens == {3: 4, 1: 2 + 5 + 1, 2: 1 + 1} and found.max == 3
+    assert (step.tokens, step.stale_share, step.staleness_max) == (14, 1.0, 3)
 
 
 @pytest.mark.parametrize("bound", [0, 1, 2])
