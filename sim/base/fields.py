@@ -26,6 +26,7 @@ from sim.base.units import LARGEST, UNITS, parse, whole
 KINDS = {
     "whole": "a number, or a text with a unit",  # a count that must come out whole: 4096, '16M'
     "length": "a number, or a text with a unit",  # whole too, but k is 1,024 in it: 4096, '4k'
+    "mean_length": "a number, or a text with a unit",  # the same, of many sequences: no whole number
     "int": "a whole number",  # a bare one: a version, a seed
     "bool": "true or false",
     "text": "a text",
@@ -159,6 +160,7 @@ def _one(kind: str, value: Any, label: str, low: float | None, high: float | Non
         return whole(value, label, *ends, "length" if kind == "length" else "count")
     if kind == "text":
         return str(value)
+    kind = "length" if kind == "mean_length" else kind
     if kind in UNITS:
         return parse(value, kind, label, low=0.0 if low is None else low, high=LARGEST if high is None else high)
     return value

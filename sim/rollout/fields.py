@@ -101,7 +101,7 @@ CASE = Section(
         ),
         Field(
             "mean",
-            "count",
+            "mean_length",
             "mean response, tokens",
             (
                 "mean_length",
@@ -116,7 +116,7 @@ CASE = Section(
                 "output_mean",
             ),
         ),
-        Field("median", "count", "median response, tokens", ("median_length", "p50", "length_median")),
+        Field("median", "mean_length", "median response, tokens", ("median_length", "p50", "length_median")),
         Field(
             "max",
             "length",
@@ -134,10 +134,10 @@ CASE = Section(
         Field("max_context", "length", "prompt and response together", ("max_model_len", "context"), low=0),
         Field("sigma", "ratio", "spread of log length (default 1)", ("length_sigma", "std_log")),
         Field("cv", "ratio", "standard deviation over mean of the length"),
-        Field("p75", "whole", "percentile", low=0),
-        Field("p90", "whole", "percentile", ("p90_length",), low=0),
-        Field("p95", "whole", "percentile", ("p95_length",), low=0),
-        Field("p99", "whole", "percentile", ("p99_length",), low=0),
+        Field("p75", "length", "percentile", low=0),
+        Field("p90", "length", "percentile", ("p90_length",), low=0),
+        Field("p95", "length", "percentile", ("p95_length",), low=0),
+        Field("p99", "length", "percentile", ("p99_length",), low=0),
         Field(
             "lengths",
             "any",

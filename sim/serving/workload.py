@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minglm.errors import InputError
+from sim.base.units import parse
 
 PERCENTILES = (50, 90, 95, 99)
 
@@ -27,6 +28,11 @@ def number(value: object, name: str, low: float, high: float = 1e7) -> float:
     ):
         raise InputError(f"{name}={value!r}: must be a number from {low:g} to {high:g}")
     return float(value)
+
+
+def _tokens(value: object, name: str) -> float:
+    """Tokens of a sequence: a number, or a text such as 8k."""
+    return number(parse(value, "length", name) if isinstance(value, str) else value, name, 1)
 
 
 @dataclass(frozen=True)
@@ -48,17 +54,17 @@ class RequestLengths:
         if isinstance(lengths, RequestLengths):
             return lengths
         if not isinstance(lengths, Mapping):
-            return cls(number(lengths, name, 1))
+            return cls(_tokens(lengths, name))
         unknown = set(lengths) - {"mean", "cv", "low", "high"}
         if unknown:
             raise InputError(f"{name}: unknown key {sorted(unknown)[0]!r}; give mean and cv, or low and high")
         if "low" in lengths or "high" in lengths:
-            low = number(lengths.get("low", 1), name + ".low", 1)
-            high = number(lengths.get("high", 0), name + ".high", 1)
+            low = _tokens(lengths.get("low", 1), name + ".low")
+            high = _tokens(lengths.get("high", 0), name + ".high")
             if high < low:
                 raise InputError(f"{name}: low={low:g} is above high={high:g}; swap them")
             return cls((low + high) / 2, 0.0, int(low), int(high))
-        mean = number(lengths.get("mean"), name + ".mean", 1)
+        mean = _tokens(lengths.get("mean"), name + ".mean")
         return cls(mean, number(lengths.get("cv", 0.0), name + ".cv", 0.0, 10.0))
 
     def draw(self, rng: random.Random, most: int) -> int:

@@ -11,6 +11,7 @@ VALUES = {
     "bool": True,
     "whole": 1,
     "length": 1,
+    "mean_length": 1,
     "count": 3,
     "time": "2 s",
     "ratio": 0.5,
