@@ -59,6 +59,16 @@ def test_index_scores_are_the_formula():
     torch.testing.assert_close(index_scores(q[0], keys[0], w[0]), want)
 
 
+def test_scores_of_half_precision_are_summed_over_heads_in_fp32():
+    q, keys, w = inputs()
+    half_q, half_keys = q[0].bfloat16(), keys[0].bfloat16()
+    got = index_scores(half_q, half_keys, w[0])
+    dots = torch.stack([(half_q[:, j] @ half_keys.T).float() for j in range(Hi)], 1)  # products as the chip rounds them
+    want = torch.einsum("nh,nhs->ns", w[0].double(), dots.double().relu())
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("budget", [1, 200, 1 << 20])
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("topk", [1, 5, 39])

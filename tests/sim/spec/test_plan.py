@@ -58,6 +58,8 @@ def test_derived_widths():
         (dict(pp=2, stages=(63, 62)), "sum to 125: must be the model's 126"),
         (dict(pp=16, vpp=8, dp=2048), "interleaved over pp=16 needs at least 16; use global_batch=32768"),
         (dict(pp=16, schedule="dualpipe", dp=256), "dualpipe over pp=16 needs at least 32"),
+        (dict(pp=16, schedule="dualpipe-v", dp=128), "dualpipe-v over pp=16 needs at least 32; use global_batch=4096"),
+        (dict(pp=16, schedule="zb-v", dp=128), "zb-v over pp=16 needs at least 31; use global_batch=3968"),
         (dict(dp=3), "not a multiple of dp × micro_batch"),
     ],
 )
