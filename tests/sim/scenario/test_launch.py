@@ -88,6 +88,7 @@ def test_branches_and_lines_are_those_that_a_shell_takes(name, tmp_path):
         ("if [ -f x ]; then T=1; else T=1; fi\nrun --t $T", {"t": "1"}),
         ("case $1 in a) T=1;; b) T=2;; esac\nrun --t $T", {"t": "$T"}),
         ('if [ -z "$T" ]; then T=4; fi\nrun --t $T', {"t": "4"}),  # what has no value is given one
+        ("if [ -f x ]; then run --t 1; else echo no; fi", {"t": "1"}),
         ("T=1\nfor T in 2 4; do run --t $T; done", {"t": "$T"}),
     ],
 )
