@@ -44,7 +44,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chips", type=COUNT, help="chips of an instance (default: a node)")
     parser.add_argument(
         "--precision",
-        help="bf16, fp8, w8a8, w4a8, nvfp4, mxfp4, or weights alone: awq, gptq, int4, w4a16, int8 (default fp8)",
+        help="bf16, fp8, w8a8, w4a8, nvfp4 (routed experts), nvfp4-mlp, mxfp4, or weights alone: awq, gptq, int4, "
+        "w4a16, w4a16-experts, int8 (default fp8)",
     )
     parser.add_argument("--kv", help="cache format: bf16 or fp8")
     parser.add_argument(

@@ -195,6 +195,14 @@ def matmul_grid(chip: str, dtype: str) -> MatmulGrid | None:
     return MatmulGrid(lines.axis, n_axis, k_axis, cells, roofs, best, held)
 
 
+@functools.cache
+def matmul_floor_s(chip: str) -> float | None:
+    """Seconds of the shortest matmul that was measured on a chip, in bf16; None without a table."""
+    values = [v for key, line in table("matmul", chip).lines.items() if key[0] == "bfloat16" for v in line]
+    known = [v for v in values if not math.isnan(v)]
+    return 1e-6 * min(known) if known else None
+
+
 def grid_of_points(
     points: Sequence[tuple[int, int, int, float]], flops_per_s: float, bytes_per_s: float
 ) -> MatmulGrid | None:

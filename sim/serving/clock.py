@@ -6,7 +6,7 @@ import math
 from typing import Protocol
 
 from sim.serving.deployment import Deployment
-from sim.serving.step_time import decode_step, prefill
+from sim.serving.step_time import decode_step, prefill, work_s
 
 
 class Clock(Protocol):
@@ -20,7 +20,8 @@ class Clock(Protocol):
         """Seconds of a step with `active` requests in the instance, `context` cached tokens each on average."""
 
     def prefill_s(self, prompts: int, prompt: float, cached: float) -> float:
-        """Seconds to prefill `prompts` prompts of `prompt` tokens on average, `cached` of them cached."""
+        """Seconds that the chips work to prefill `prompts` prompts of `prompt` tokens on average, `cached` of them
+        cached."""
 
 
 class RooflineClock:
@@ -59,16 +60,16 @@ class RooflineClock:
         return low * (1 - u) + (self._point(i + 1, j) * (1 - v) + self._point(i + 1, j + 1) * v) * u
 
     def prefill_s(self, prompts: int, prompt: float, cached: float) -> float:
-        """Seconds to prefill `prompts` prompts of `prompt` tokens on average, `cached` of them cached."""
+        """Seconds that the chips work to prefill `prompts` prompts of `prompt` tokens on average, `cached` of them
+        cached; the instances see to it that a pass is no shorter than its issue."""
         per_group = math.ceil(prompts / self.d.groups) if self.d.groups > 1 else prompts
         if per_group > 8:
             per_group = round(per_group / 4) * 4
         key = (per_group, round(20 * math.log(max(prompt, 1.0))), round(20 * cached / prompt))
         if key not in self._prefill:
             whole = math.exp(key[1] / 20)
-            self._prefill[key] = prefill(
-                self.d, whole, min(whole * key[2] / 20, whole - 1e-6 if whole > 1 else 0.0), per_group, self.mode
-            ).total_s
+            past = min(whole * key[2] / 20, whole - 1e-6 if whole > 1 else 0.0)
+            self._prefill[key] = work_s(prefill(self.d, whole, past, per_group, self.mode))
         # the grid rounds the prompt: scale to its true length
         return self._prefill[key] * prompt / math.exp(key[1] / 20)
 

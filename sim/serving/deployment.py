@@ -33,6 +33,8 @@ class Deployment:
     pp: pipeline stages; an instance's chips are pp × the chips of a stage.
     memory_share: of a chip that the engine takes; by default the engine's own. max_model_len: longest context served;
     by default the model's. max_num_seqs, max_num_batched_tokens: of an engine's pass; by default the engine's own.
+    whole_experts: each lies on one chip though one attention group spans all (tensor with expert parallelism): the chip
+    with most of the chosen ones ends last.
     accept_length: mean tokens that one decode step yields (1 without drafts).
     acceptance: chance that a draft token is right given the ones before it; used when accept_length is not given.
     """
@@ -53,6 +55,7 @@ class Deployment:
     max_model_len: int | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    whole_experts: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stack", self.stack.for_chip(self.cluster.chip))
@@ -95,6 +98,12 @@ class Deployment:
                     f"attention_tp={self.attention_tp}: must divide the {count} {what}; "
                     f"use for example {_largest_divisor(math.gcd(stage_chips, self.model.heads), self.attention_tp)}"
                 )
+        if not isinstance(self.whole_experts, bool) or (self.whole_experts and not self.model.experts):
+            has = f"{self.model.experts} experts" if self.model.experts else "no experts"
+            raise InputError(
+                f"whole_experts={self.whole_experts!r}: must be true or false, and {self.model.name} has {has}; "
+                f"use {'true or false' if self.model.experts else 'false'}"
+            )
         if self.drafts and not self.model.mtp_modules:
             raise InputError(
                 f"drafts={self.drafts}: {self.model.name} has no multi-token-prediction module; use drafts: 0"
@@ -176,6 +185,16 @@ class Deployment:
         return self.format.dense_compute if self._attention_quantised else "bf16"
 
     @property
+    def output_bytes(self) -> float:
+        """Bytes of a stored weight of attention's output."""
+        return self.format.ffn_bytes if self.format.wide else self.attention_bytes
+
+    @property
+    def output_compute(self) -> str:
+        """Precision of attention's output product."""
+        return self.format.ffn_compute if self.format.wide else self.attention_compute
+
+    @property
     def quantises_activations(self) -> bool:
         """Products run in a low precision, so that activations are quantised before each."""
         return self.format.dense_compute != "bf16" or self.format.expert_compute not in ("bf16",)
@@ -191,7 +210,7 @@ class Deployment:
 
     @property
     def tensor_experts(self) -> bool:
-        """Experts sliced like the rest (all chips see all tokens) rather than reached by an all-to-all."""
+        """All chips see all tokens: no all-to-all reaches the experts, which are sliced unless `whole_experts`."""
         return self.groups == 1
 
     @property

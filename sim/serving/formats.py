@@ -24,6 +24,17 @@ class Format:
     expert_compute: str
     source: str
     expert_width_multiple: int = 1  # kernels that need expert widths of a multiple store the padding
+    wide: bool = False  # dense and shared feed-forwards and attention's output are stored as the experts are
+
+    @property
+    def ffn_bytes(self) -> float:
+        """Of a weight of dense and shared feed-forwards and, where `wide`, of attention's output."""
+        return self.expert_bytes if self.wide else self.dense_bytes
+
+    @property
+    def ffn_compute(self) -> str:
+        """Precision of their products."""
+        return self.expert_compute if self.wide else self.dense_compute
 
 
 _BLOCK_FP8 = 1.0 + 4 / 16384
@@ -48,7 +59,20 @@ FORMATS = {
         "attention and dense W8A8, experts W4A8 (GLM-5 report §5); a 16-bit scale per 256 weights assumed",
     ),
     "nvfp4": Format(
-        2.0, 0.5 + 1 / 16, "bf16", "fp4", "experts in NVFP4: a scale byte per 16 weights; the rest in bf16"
+        2.0,
+        0.5 + 1 / 16,
+        "bf16",
+        "fp4",
+        "routed experts in NVFP4: a scale byte per 16 weights; the rest in bf16 (Kimi K2)",
+    ),
+    "nvfp4-mlp": Format(
+        2.0,
+        0.5 + 1 / 16,
+        "bf16",
+        "fp4",
+        "all feed-forwards and attention's output in NVFP4 (nvidia/DeepSeek-R1-0528-FP4-v2: its tensor list, and "
+        "'including the wo module' in the card of a checkpoint of the same scheme)",
+        wide=True,
     ),
     "mxfp4": Format(
         2.0,
@@ -61,6 +85,14 @@ FORMATS = {
     ),
     "awq": Format(
         _INT4, _INT4, "bf16", "bf16", "weight-only: four bits, a 16-bit scale and a 4-bit zero per 128 weights"
+    ),
+    "w4a16-experts": Format(
+        2.0,
+        0.5 + 2 / 32,
+        "bf16",
+        "bf16",
+        "weight-only: routed experts alone in four bits, a 16-bit scale per 32 weights (Kimi K2 Thinking and K2.5: "
+        "attention, shared experts, dense layers and head are on the ignore list of their config)",
     ),
     "int8": Format(
         1.0 + 2 / 128, 1.0 + 2 / 128, "bf16", "bf16", "weight-only: eight bits and a 16-bit scale per 128 weights"
@@ -75,7 +107,7 @@ KV_FORMATS = ("bf16", "fp8")
 
 def format_of(precision: str, has_experts: bool) -> Format:
     """How a model in `precision` is stored."""
-    return DENSE_NVFP4 if precision == "nvfp4" and not has_experts else FORMATS[precision]
+    return DENSE_NVFP4 if precision.startswith("nvfp4") and not has_experts else FORMATS[precision]
 
 
 def format_name(precision: object) -> str:

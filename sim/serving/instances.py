@@ -102,7 +102,10 @@ class Instance(ABC):
 
 
 class PrefillInstance(Instance):
-    """Prefills as many queued prompts together as `batch_tokens` allows, then hands their caches on."""
+    """Prefills as many queued prompts together as `batch_tokens` allows, then hands their caches on.
+
+    least_pass_s: seconds that the host needs to issue a pass.
+    """
 
     def __init__(
         self,
@@ -112,9 +115,10 @@ class PrefillInstance(Instance):
         clock: Clock,
         batch_tokens: int,
         hand_on: Callable[[Request], None],
+        least_pass_s: float = 0.0,
     ):
         super().__init__(env, busy, finish)
-        self.clock, self.batch_tokens, self.hand_on = clock, batch_tokens, hand_on
+        self.clock, self.batch_tokens, self.hand_on, self.least_pass_s = clock, batch_tokens, hand_on, least_pass_s
 
     def process(self) -> Events:
         """Batch after batch."""
@@ -131,6 +135,7 @@ class PrefillInstance(Instance):
                 request.start = self.env.now
             n = len(batch)
             time = self.clock.prefill_s(n, sum(r.prompt for r in batch) / n, sum(r.cached for r in batch) / n)
+            time = max(time, self.least_pass_s)
             self.busy.seconds["prefill"] += time
             yield self.env.timeout(time)
             self.queued_tokens -= tokens
@@ -148,6 +153,7 @@ class DecodeInstance(Instance):
     """Steps of a running batch. Without prefill instances, a chunk of the queued prompts goes before each step.
 
     poll_steps: steps between two looks at new requests. steps_back: steps until a token is with its client.
+    least_pass_s: seconds that the host needs to issue a step with prompts in it.
     """
 
     def __init__(
@@ -159,10 +165,12 @@ class DecodeInstance(Instance):
         limits: Limits,
         poll_steps: int = 1,
         steps_back: float = 0.0,
+        least_pass_s: float = 0.0,
     ):
         super().__init__(env, busy, finish)
         self.decode_clock, self.prefill_clock = clocks
         self.limits, self.poll_steps, self.steps_back = limits, poll_steps, steps_back
+        self.least_pass_s = least_pass_s
         self.tokens_per_step = self.decode_clock.tokens_per_step
         self.ready: deque[Request] = deque()  # prefilled elsewhere, their caches here
         self.filling: deque[Request] = deque()  # admitted, prompt not finished
@@ -222,8 +230,10 @@ class DecodeInstance(Instance):
     # ---- steps
     def _mixed_step(self) -> Events:
         """A chunk of prompts and, where somebody decodes, a step."""
-        prefill_s, prefilled = self._prefill_chunk()
+        work_s, prefilled = self._prefill_chunk()
         decoded, decode_s = self.active, self._step_s(self.context) if self.active else 0.0
+        prefill_s = max(work_s, self.least_pass_s - decode_s)
+        self.busy.seconds["prefill"] += prefill_s
         if decoded:
             self._book(1, decode_s)
         yield self.env.timeout(prefill_s + decode_s)
@@ -257,7 +267,6 @@ class DecodeInstance(Instance):
                 break
             finished.append(self.filling.popleft())
         time = self.prefill_clock.prefill_s(count, prompt_tokens / count, cached_tokens / count)
-        self.busy.seconds["prefill"] += time
         self.queued_tokens -= tokens
         return time, finished
 

@@ -61,7 +61,10 @@ def weight_bytes(
                 vectors += size
         return matrices, vectors
 
-    attention, attention_vectors = on_chip(model.attention_weights())
+    attention, attention_vectors = on_chip(w for w in model.attention_weights() if w.name != "o_proj")
+    output, _ = on_chip(w for w in model.attention_weights() if w.name == "o_proj")
+    output_bytes = stored.ffn_bytes if stored.wide else attention_bytes
+    ffn_bytes = stored.ffn_bytes if stored.wide else dense_bytes
     indexer, indexer_vectors = on_chip(model.indexer_weights())
     dense, dense_vectors = on_chip(model.ffn_weights(model.ffn, model.ffn_bias))
     shared, shared_vectors = on_chip(model.ffn_weights(model.shared_width))
@@ -87,9 +90,9 @@ def weight_bytes(
         "experts": stage * moe * experts * (stored.expert_bytes + in_bf16 * (2.0 - stored.expert_bytes)),
         "dense": stage
         * (
-            layers * attention * attention_bytes
+            layers * (attention * attention_bytes + output * output_bytes)
             + indexers * indexer * stored.dense_bytes
-            + (plain * dense + moe * shared) * dense_bytes
+            + (plain * dense + moe * shared) * ffn_bytes
             + modules * join_matrices * stored.dense_bytes
         ),
         "bf16": 2.0 * (stage * bf16 + ends_values + model.hidden),

@@ -7,11 +7,12 @@ Symbols: T query tokens of one attention group, C hidden, K experts chosen.
 
 from __future__ import annotations
 
-from sim.cost import collectives
+from sim.cost import collectives, measured
 from sim.cost.operators_moe import expected_places
 from sim.serving.deployment import Deployment
 
 TABLE_BYTES = 128 * 8 * 7168.0  # values in the message of a stack's ep_table: 128 tokens × top-8 × 7,168
+MEASURED_CHIPS, MEASURED_VALUES = 8, 8 * 7168.0  # of DeepEP's measured groups, and sent for a token there
 _TABLE_TIERS = {"nvlink", "infiniband", "ub"}
 
 
@@ -48,18 +49,40 @@ def decode_all_to_all(d: Deployment, T: float, hybrid: bool) -> float:
     if d.tensor_experts or d.chips == 1:
         return 0.0
     values = T / d.attention_tp * copies_sent(d) * m.hidden
-    sent = 1.0 if d.format.dense_bytes < 2 else 2.0
+    sent = _sent_bytes(d)
     if not hybrid:
         return values * (sent + 2.0) * (1 - 1 / d.chips) / _line_rate(d)
     levels = collectives.place(d.cluster, d.chips)
+    if len(levels) == 1 and d.stack.get("gather_tokens", 0.0):
+        inside = _measured_inside(d, values, sent)
+        return _gathered(d, T) if inside is None else min(inside, _gathered(d, T))
     table = d.stack.ep_latency(d.chips)
     if table and {level.tier.name for level in levels} <= _TABLE_TIERS:
         floor, x = d.stack["ep_floor_s"], values / TABLE_BYTES
-        sparse = sum(floor + max(t - floor, 0.0) * x * (sent if i == 0 else 1.0) for i, t in enumerate(table))
-        gathers = d.stack.get("gather_tokens", 0.0) and len(levels) == 1
-        return min(sparse, _gathered(d, T)) if gathers else sparse
+        return sum(floor + max(t - floor, 0.0) * x * (sent if i == 0 else 1.0) for i, t in enumerate(table))
     dedup = _dedup(d, levels)
     return sum(collectives.time("all_to_all", values * b, levels, dedup=dedup) for b in (sent, 2.0))
+
+
+def _sent_bytes(d: Deployment) -> float:
+    """Bytes of a value on its way to an expert: activations go out in the precision that experts multiply in."""
+    return 2.0 if d.format.expert_compute == "bf16" else 1.0
+
+
+def _measured_inside(d: Deployment, values: float, sent: float) -> float | None:
+    """Dispatch and combine inside one fast domain, `values` sent by each chip, as DeepEP's low-latency kernels were
+    measured on 8 of these chips (data/measured/deepep): what exceeds a single token's time grows with the bytes that
+    leave a chip. None where they were not."""
+    chip = d.cluster.chip.tables
+    tokens = max(values / MEASURED_VALUES, 1.0)
+    share = (1.0 - 1.0 / d.chips) / (1.0 - 1.0 / MEASURED_CHIPS)
+    seconds = 0.0
+    for half, width in (("dispatch", sent), ("combine", 1.0)):
+        one, all_s = (measured.deepep_s(chip, half, 1, t, "low_latency") for t in (1.0, tokens))
+        if one is None or all_s is None:
+            return None
+        seconds += one + (all_s - one) * share * width
+    return seconds
 
 
 def _gathered(d: Deployment, T: float) -> float:
@@ -88,7 +111,7 @@ def prefill_all_to_all(d: Deployment, T: float, hybrid: bool) -> float:
     if d.tensor_experts or d.chips == 1:
         return 0.0
     tokens = T / d.attention_tp
-    sent = 1.0 if d.format.dense_bytes < 2 else 2.0
+    sent = _sent_bytes(d)
     levels = collectives.place(d.cluster, d.chips)
     nodes = max(1.0, d.chips / collectives.members_inside(levels))
     rate = d.stack.get("prefill_ep_bytes_per_s", 0.0) if hybrid else _line_rate(d)

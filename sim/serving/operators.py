@@ -9,6 +9,8 @@ Symbols: T query tokens of one attention group, R requests of it, C hidden, H he
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import replace
 
 from minglm.errors import InputError, nearest
@@ -110,7 +112,11 @@ class Roof:
         self.decode_memory = self.bandwidth * (stack["attention_memory"] if self.hybrid else 1.0)
         faster = CONSTANTS["small_kernel_blackwell"][0] if chip.family == BLACKWELL else 1.0
         self.kernel_s = stack["small_kernel_s"] * faster if self.hybrid else 0.0
-        self.floor_s = stack.get("matmul_floor_s", 0.0)
+        # few rows: tables of bf16 say how soon a product ends; low precisions were timed with their quantisation, whose
+        # removal leaves nothing certain there
+        self.floor_s = dict.fromkeys(self._kernels, stack.get("matmul_floor_s", 0.0))
+        if chip.tables and (floor_s := measured.matmul_floor_s(chip.tables)) is not None:
+            self.floor_s["bf16"] = floor_s
         self._by_rows: dict[tuple[float, float, float, str, float], tuple[float, ...]] = {}
 
     def peak(self, kind: str) -> float:
@@ -130,7 +136,7 @@ class Roof:
         if width < native:
             saved = batch * n * k * (native - width) / kernels.bandwidth
             time = max(time - saved, flops / kernels.matmul_flops[low], size / kernels.bandwidth)
-        return max(time, self.floor_s)
+        return max(time, self.floor_s[kind])
 
     def _padded_matmul(self, m: float, n: float, k: float, width: float, kind: str, batch: float) -> float:
         """Seconds of the products on the measured kernels, never less for more rows.
@@ -220,9 +226,17 @@ def small_kernels(d: Deployment, moe: bool) -> float:
     A stack's count is of a layer of MLA with experts in low precision; a layer without one of these has fewer. The
     grouped products' own (gating, sorting) are in `experts`.
     """
-    counted = 5.0 + (4.0 if d.model.attention == "mla" else 0.0) + (4.0 if d.quantises_activations else 0.0)
+    counted = 5.0 + (4.0 if d.model.attention == "mla" else 0.0) + quantisations(d)
     counted += 2.0 if moe and d.model.shared_width else 0.0
     return counted * d.stack["small_kernels"] / 15.0
+
+
+def quantisations(d: Deployment) -> float:
+    """Kernels of a layer that quantise activations, four where all products are in low precision: before the
+    projections in (2 of MLA, 1 and the cache's), attention's output and the feed-forward."""
+    if d.format.dense_compute != "bf16":
+        return 4.0
+    return (2.0 if d.format.wide else 1.0) if d.quantises_activations else 0.0
 
 
 def operators_issued(d: Deployment, ahead: bool = False) -> float:
@@ -260,10 +274,11 @@ def projections(roof: Roof, T: float, absorbed: bool, parts: dict[str, float]) -
             )
         else:
             time += roof.matmul(T, H * (m.nope + m.v_dim), m.kv_lora, w, kind)
-        time += roof.matmul(T, C, H * m.v_dim, w, kind)
+        time += roof.matmul(T, C, H * m.v_dim, d.output_bytes, d.output_compute)
     else:
         kv = max(m.kv_heads / d.attention_tp, 1.0)
-        time += roof.matmul(T, (H + 2 * kv) * m.head_dim, C, w, kind) + roof.matmul(T, C, H * m.head_dim, w, kind)
+        time += roof.matmul(T, (H + 2 * kv) * m.head_dim, C, w, kind)
+        time += roof.matmul(T, C, H * m.head_dim, d.output_bytes, d.output_compute)
     add(parts, "projections", time)
 
 
@@ -364,10 +379,11 @@ def experts(roof: Roof, T: float, parts: dict[str, float], imbalance: float) -> 
     busy = (E + d.redundant_experts) * (1.0 - (1.0 - m.experts_per_token / E) ** total)  # experts that anybody chose
     rows = total * copies_sent(d) / d.chips * imbalance  # token-expert pairs on the busiest chip
     w, kind = d.format.expert_bytes, roof.expert_compute
-    if d.tensor_experts:  # every chip holds a slice of each expert
+    if d.tensor_experts and not d.whole_experts:  # every chip holds a slice of each expert
         local, width, rows = busy, m.moe_ffn / d.chips, total * m.experts_per_token
     else:
-        local, width = busy / d.chips, float(m.moe_ffn)
+        held = (E + d.redundant_experts) / d.chips
+        local, width = most_busy(held, busy / (E + d.redundant_experts), d.chips), float(m.moe_ffn)
     up = m.ffn_matrices - 1
     weights = local * (up + 1) * m.hidden * width
     if roof.hybrid:
@@ -375,6 +391,7 @@ def experts(roof: Roof, T: float, parts: dict[str, float], imbalance: float) -> 
         padded = roof.padded_rows(rows, local, kind)
         compute = 2.0 * padded * (up + 1) * m.hidden * width / roof.peak(kind)
         time = CONSTANTS["grouped_s"][0] * roof.kernel_s / MEASURED_KERNEL_S
+        time += roof.small(d.stack.get("expert_kernels", 0.0)) if kind == "bf16" and w < 2 else 0.0
         time += CONSTANTS["grouped_memory"][0] * moved / roof.bandwidth + roof.grouped_compute(kind) * compute
     else:
         each = rows / max(local, 1e-9)  # rows per expert that is used here
@@ -384,16 +401,39 @@ def experts(roof: Roof, T: float, parts: dict[str, float], imbalance: float) -> 
         time += roof.elementwise(2.0 * rows * CONSTANTS["expert_passes"][0] * m.hidden)
     add(parts, "experts", time + roof.matmul(T, E, m.hidden, 2.0, "bf16"))
     if m.shared_width and not shared_apart(d):
-        w, kind = d.format.dense_bytes, d.format.dense_compute
+        w, kind = d.format.ffn_bytes, d.format.ffn_compute
         width = m.shared_width / d.attention_tp
         add(parts, "experts", roof.matmul(T, up * width, m.hidden, w, kind) + roof.matmul(T, m.hidden, width, w, kind))
+
+
+@functools.lru_cache(maxsize=65536)
+def most_busy(held: float, share: float, chips: int) -> float:
+    """Experts in use on the chip that has most of them, where each is used with probability `share`, `held` a chip.
+
+    The mean of the largest of `chips` binomial counts; a fraction of an expert is interpolated.
+
+    >>> most_busy(16, 1.0, 8), most_busy(1, 0.5, 2), most_busy(16, 0.25, 1)
+    (16.0, 0.75, 4.0)
+    """
+    low = math.floor(held)
+    if held > low:
+        return most_busy(low, share, chips) + (held - low) * (
+            most_busy(low + 1, share, chips) - most_busy(low, share, chips)
+        )
+    if share >= 1.0 or low == 0:
+        return float(low)
+    below = mean = 0.0
+    for count in range(low):
+        below += math.comb(low, count) * share**count * (1.0 - share) ** (low - count)
+        mean += 1.0 - min(below, 1.0) ** chips
+    return mean
 
 
 def dense_ffn(roof: Roof, T: float, parts: dict[str, float]) -> None:
     """One layer's feed-forward network without experts."""
     d, m = roof.d, roof.d.model
     width, up = m.ffn / d.attention_tp, m.ffn_matrices - 1
-    w, kind = d.format.dense_bytes, d.format.dense_compute
+    w, kind = d.format.ffn_bytes, d.format.ffn_compute
     add(parts, "dense FFN", roof.matmul(T, up * width, m.hidden, w, kind) + roof.matmul(T, m.hidden, width, w, kind))
 
 

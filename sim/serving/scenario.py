@@ -59,6 +59,7 @@ _DEPLOYMENT_KEYS = {
     "stack",
     "memory_share",
     "redundant_experts",
+    "whole_experts",
     "pp",
     "max_model_len",
     "max_num_seqs",

@@ -33,6 +33,7 @@ from sim.serving.first_token import front_s, steps_back
 from sim.serving.instances import Busy, DecodeInstance, Events, LeastLoaded, Limits, PrefillInstance, Request
 from sim.serving.memory import chip_memory
 from sim.serving.remedies import require_fit
+from sim.serving.step_time import least_pass_s
 from sim.serving.workload import RequestLengths, ServingWorkload, number, percentiles
 
 
@@ -139,8 +140,9 @@ class _Simulation:
             memory.kv_tokens * decode.groups if clocks is None else math.inf,
         )
         polls, back = (1, 0.0) if measured else (int(decode.stack["poll_steps"]), steps_back(decode.stack))
+        least_s = [0.0 if measured else least_pass_s(d) for d in (decode, fleet.prefill or decode)]
         self.decoders = [
-            DecodeInstance(self.env, self.busy, self._leave, both, limits, polls, back)
+            DecodeInstance(self.env, self.busy, self._leave, both, limits, polls, back, least_s[0])
             for _ in range(fleet.decode_instances)
         ]
         self._decoding = LeastLoaded(self.decoders, lambda instance: instance.requests)
@@ -153,7 +155,7 @@ class _Simulation:
             self.transfer_s = kv_bytes / fleet.transfer_bytes_per_s  # of a token's cache
             tokens = fleet.prefill_batch_tokens * fleet.prefill.groups
             self.prefillers = [
-                PrefillInstance(self.env, self.busy, self._leave, both[1], tokens, self._transfer)
+                PrefillInstance(self.env, self.busy, self._leave, both[1], tokens, self._transfer, least_s[1])
                 for _ in range(fleet.prefill_instances)
             ]
             self._entrances = LeastLoaded(self.prefillers, lambda instance: instance.queued_tokens)

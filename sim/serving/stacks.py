@@ -56,6 +56,7 @@ _DIMENSIONS = {
     "prefill_mla_ops": "count",
     "prefill_expert_ops": "count",
     "expert_block_rows": "count",
+    "expert_kernels": "count",
     "fp8_cache_memory": "ratio",
     "grouped_compute_block": "ratio",
     "grouped_compute_bf16": "ratio",

@@ -45,12 +45,15 @@ from sim.serving.operators import (
 __all__ = [
     "MODES",
     "EngineStepTime",
+    "added_s",
     "decode_step",
     "describe_parts",
     "flops_per_token",
     "largest_batch",
+    "least_pass_s",
     "prefill",
     "tpot",
+    "work_s",
 ]
 
 
@@ -184,6 +187,24 @@ def _through_stages(
     parts = {**stage.parts, "stage hops": (d.pp - 1) * hop_s}
     produced = queries * d.groups * d.tokens_per_step if tokens is None else tokens
     return EngineStepTime(stage.total_s + parts["stage hops"], parts, produced, mode, stage.overlapped)
+
+
+def work_s(prompts: EngineStepTime) -> float:
+    """Seconds that the chips work for a pass over prompts, what they wait for the host's next kernel left out."""
+    return prompts.total_s - prompts.parts.get("eager issue", 0.0)
+
+
+def added_s(prompts: EngineStepTime, beside_s: float) -> float:
+    """Seconds that a pass over prompts adds to a decode step of `beside_s` with which it is one pass.
+
+    Where the host's issue of kernels bounds the pass, the running batch's step is inside that time.
+    """
+    return max(work_s(prompts), prompts.total_s - beside_s)
+
+
+def least_pass_s(d: Deployment) -> float:
+    """Seconds that the host needs to issue a pass over prompts, which has no graph; 0 where that never bounds it."""
+    return d.stack.get("prefill_op_s", 0.0) * operators_issued(d.stage) * d.stack.get("scale", 1.0)
 
 
 def tpot(d: Deployment, requests: float, context: float, mode: str = "hybrid") -> float:

@@ -52,6 +52,7 @@ class EngineRow:
     ttft_ms: float
     tpot_ms: float
     harness: str
+    date: str = ""
 
     @property
     def group(self) -> tuple[str, str, str]:
@@ -88,12 +89,17 @@ class EngineRow:
     def layout(self) -> Layout:
         """The chips, with widths undone that the source multiplied with each other.
 
-        A machine of 8 with TP8 and EP8 stands in the source as 64 wide (and of 4 as 16), as does one of attention DP.
+        A machine of 8 with TP8 and EP8 stands in the source as 64 wide (of 4 as 16, two chips as 4), as does one of
+        attention DP: no recipe spreads experts over fewer chips than attention.
+        Widths of disaggregated decoding stand as they are: batch × dp × instances are the requests in flight.
         """
         width, root = self.tp * self.dp, math.isqrt(self.tp * self.dp)
-        if width <= NODE and not (self.ep == width * width and self.dp > 1):
+        if self.mode == "disagg":
             return Layout(width, self.dp)
-        if root * root == width and self.ep in (root, width):
+        multiplied = root * root == width > 1 and self.ep == root
+        if width <= NODE and not multiplied and not (self.ep == width * width and self.dp > 1):
+            return Layout(width, self.dp)
+        if multiplied or (root * root == width and self.ep == width):
             return Layout(root, root if self.dp > 1 else 1)
         return Layout(width, self.dp)
 

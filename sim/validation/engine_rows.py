@@ -7,7 +7,7 @@ compares.
 
     >>> rows = load()
     >>> len(rows), use_of(rows[0])[0] in ("calibration", "holdout", "unsupported")
-    (1920, True)
+    (1931, True)
 """
 
 from __future__ import annotations
@@ -23,9 +23,17 @@ from minglm import datafiles
 from sim.serving.deployment import Deployment
 from sim.serving.first_token import together_s, unqueued_s
 from sim.serving.memory import chip_memory
-from sim.serving.step_time import decode_step, prefill
+from sim.serving.step_time import added_s, decode_step, prefill
 from sim.spec.hardware import cluster_from
-from sim.validation.engine_recipes import cache_format, pass_tokens, poll_steps, waited_steps
+from sim.validation.engine_recipes import (
+    cache_format,
+    completed,
+    drafted,
+    pass_tokens,
+    poll_steps,
+    waited_steps,
+    weights_format,
+)
 from sim.validation.engine_row import MODELS, NODE, EngineRow, Layout
 
 CLUSTERS = {
@@ -37,8 +45,10 @@ CLUSTERS = {
     "gb300": "gb300_nvl72",
 }
 STACKS = {"vllm": "vllm", "sglang": "sglang", "trtllm": "tensorrt-llm"}
-PRECISIONS = {"fp4": "nvfp4", "int4": "awq"}
+# shares of another run's time that no run without drafts goes below: with as few requests, and at the very same point
+FEWER_REQUESTS, ANOTHER_RUN = 0.75, 0.9
 LONGEST_QUEUE_MS = 3000.0  # a first token after seconds is a queue before a full cache: no kernel is measured by it
+PRECISE = 1e-3  # share of the requests in flight to which those that decode are found
 SHORTEST_OUTPUT = 400  # with fewer tokens out, how many requests ran at once is not known from the concurrency
 WAVES = 10  # InferenceMAX sends ten times as many requests as run at once, the first of them together
 IDLE_PREFILL = 0.25  # share of the time in which prompts are read, up to which a prompt seldom waits for another
@@ -66,28 +76,32 @@ def load() -> tuple[EngineRow, ...]:
             ttft_ms=float(r["ttft_ms"] or "nan"),
             tpot_ms=float(r["tpot_ms"]),
             harness=r["harness"],
+            date=r["date"],
         )
         for r in csv.DictReader(io.StringIO(text))
     )
-    return tuple(dict.fromkeys(rows))
+    return tuple(dict.fromkeys(completed(row) for row in rows))
 
 
 @functools.cache
 def _contradicted() -> frozenset[EngineRow]:
     """Rows at least a quarter faster than the same chips, cut alike, with no more requests: unprinted drafts.
 
-    Spreading experts whole instead of sliced over the same chips is no other cut here: it cannot save a quarter.
+    Spreading experts whole instead of sliced over the same chips is no other cut here: it cannot save a quarter. Of two
+    runs of one day and image at the same point, a tenth apart, the faster had drafts too.
     """
     alike: dict[tuple[object, ...], list[EngineRow]] = defaultdict(list)
     for r in load():
         shape = MODELS.get(r.model, r.model)
         alike[shape, r.chip, r.engine, r.precision, r.mode, r.layout, r.prompt, r.output].append(r)
-    return frozenset(
-        r
-        for some in alike.values()
-        for r in some
-        if any(o.concurrency <= r.concurrency and 0.75 * o.tpot_ms > r.tpot_ms for o in some)
-    )
+    return frozenset(r for some in alike.values() for r in some if any(_drafts_beside(r, o) for o in some))
+
+
+def _drafts_beside(row: EngineRow, other: EngineRow) -> bool:
+    """Whether `row` must have had drafts, beside another of the same deployment."""
+    twice = (row.date, row.version, row.concurrency, row.ep) == (other.date, other.version, other.concurrency, other.ep)
+    most = ANOTHER_RUN if twice and row.version else FEWER_REQUESTS
+    return other.concurrency <= row.concurrency and most * other.tpot_ms > row.tpot_ms
 
 
 @functools.cache
@@ -126,6 +140,8 @@ def _unsupported(row: EngineRow) -> str:
         return "the requests in flight are not printed, so that the batch may be what was planned"
     if row.mode == "agg" and row.harness == "aiconfigurator" and row.in_flight not in (0, row.concurrency):
         return "the batch and the requests in flight that are printed contradict each other"
+    if drafted(row):
+        return "drafts by the recipe of the run, which are not printed"
     if row in _repeated():
         return "the same run under another name or with multiplied widths"
     if row in _contradicted():
@@ -135,8 +151,9 @@ def _unsupported(row: EngineRow) -> str:
 
 
 @functools.cache
-def _deployment(model: str, chip: str, engine: str, precision: str, kv: str, layout: Layout) -> Deployment:
-    stored = "mxfp4" if model == "gpt-oss-120b" else PRECISIONS.get(precision, precision)
+def _deployment(
+    model: str, chip: str, engine: str, stored: str, kv: str, layout: Layout, whole_experts: bool
+) -> Deployment:
     return Deployment.of(
         MODELS[model],
         cluster_from(CLUSTERS[chip]),
@@ -145,16 +162,46 @@ def _deployment(model: str, chip: str, engine: str, precision: str, kv: str, lay
         precision=stored,
         kv=kv,
         attention_tp=layout.chips // layout.groups,
+        whole_experts=whole_experts,
     )
 
 
 def deployment_of(row: EngineRow) -> Deployment:
     """The deployment of a row."""
-    return _deployment(row.model, row.chip, row.engine, row.precision, cache_format(row), row.layout)
+    return _deployment(
+        row.model,
+        row.chip,
+        row.engine,
+        weights_format(row),
+        cache_format(row),
+        row.layout,
+        row.ep > 1 and row.spec.experts > 0,
+    )
 
 
 def _step_s(row: EngineRow) -> float:
-    return decode_step(deployment_of(row), row.running, row.mean_prompt + row.mean_output / 2).total_s
+    return decode_step(deployment_of(row), decoding(row), row.mean_prompt + row.mean_output / 2).total_s
+
+
+@functools.cache
+def decoding(row: EngineRow) -> float:
+    """Requests of an attention group that decode at once.
+
+    Where other chips prefill, those in flight that still wait for their first token do not (Little's law): of each
+    request's time, TTFT as measured and its steps as predicted.
+    """
+    if row.mode == "agg" or math.isnan(row.ttft_ms):
+        return row.running
+    d, context = deployment_of(row), row.mean_prompt + row.mean_output / 2
+    few, many = 0.0, row.running
+    while many - few > PRECISE * row.running:
+        requests = (few + many) / 2
+        decode_s = row.mean_output * decode_step(d, max(requests, 1.0), context).total_s
+        if requests * (row.ttft_ms / 1e3 + decode_s) > row.running * decode_s:
+            many = requests
+        else:
+            few = requests
+    return max((few + many) / 2, 1.0)
 
 
 def predict_ms(row: EngineRow) -> float:
@@ -163,8 +210,9 @@ def predict_ms(row: EngineRow) -> float:
     A step decodes the running batch; while a request's tokens come, the prompts of all others are prefilled once each,
     unless other chips do that.
     """
-    prefill_s = prefill(deployment_of(row), row.mean_prompt, 0, 1).total_s if row.mode == "agg" else 0.0
-    return 1e3 * (_step_s(row) + (row.running - 1.0) * prefill_s / row.mean_output)
+    step_s = _step_s(row)
+    prompt_s = added_s(prefill(deployment_of(row), row.mean_prompt, 0, 1), step_s) if row.mode == "agg" else 0.0
+    return 1e3 * (step_s + (row.running - 1.0) * prompt_s / row.mean_output)
 
 
 def first_token_compared(row: EngineRow) -> bool:

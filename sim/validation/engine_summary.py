@@ -21,7 +21,6 @@ from sim.validation.engine_rows import (
 )
 
 LEAST_GROUP = 5  # rows from which a group's error counts as one
-ENOUGH = 20  # groups from which a kind has an interval of its own: it is then at most 10 points wider than 80% asks for
 
 
 def _bracket(value: float, edges: tuple[int, ...]) -> str:
@@ -133,12 +132,31 @@ def _factors(rows: Iterable[tuple[EngineRow, float]]) -> dict[str, _Groups]:
 def known_groups(
     by_kind: Mapping[str, _Groups], kind: str, without: tuple[str, str, str] | None = None
 ) -> list[list[float]]:
-    """The groups that an interval for a question of a kind is made of: those of the kind, or of all where it has fewer
-    than `ENOUGH`."""
-    own = (
-        by_kind[kind] if len(by_kind[kind]) >= ENOUGH else {k: v for some in by_kind.values() for k, v in some.items()}
-    )
-    return [factors for group, factors in own.items() if group != without]
+    """All groups, their factors as far from 1 as they would be were the group of `kind`.
+
+    Kinds are known unequally well, and most have too few groups for intervals of their own: so what is taken to be
+    exchangeable is a factor's logarithm over its kind's `scale` (normalised conformal prediction).
+    """
+    known = {k: {g: f for g, f in some.items() if g != without} for k, some in by_kind.items()}
+    if not any(known.values()):
+        return []
+    spread = _spreads(known)
+    return [
+        [factor ** (spread[kind] / spread[k]) for factor in factors]
+        for k, some in known.items()
+        for factors in some.values()
+    ]
+
+
+def _spreads(by_kind: Mapping[str, _Groups]) -> dict[str, float]:
+    """Root mean square of log factors by kind, each group weighing the same, with all kinds' as one group more (a prior
+    that is worth one observation): a kind without groups has that of all."""
+    squares = {
+        kind: [statistics.mean(math.log(f) ** 2 for f in factors) for factors in some.values()]
+        for kind, some in by_kind.items()
+    }
+    every = statistics.mean(square for some in squares.values() for square in some)
+    return {kind: max(math.sqrt((sum(some) + every) / (len(some) + 1)), 1e-6) for kind, some in squares.items()}
 
 
 def conformal_interval(groups: Sequence[Sequence[float]], level: float) -> tuple[float, float]:
@@ -194,8 +212,7 @@ def summary_text(result: dict[str, Any]) -> str:
     lines += ["TTFT where prompts seldom wait for each other", head, *lines_of(first)]
     lines += [*(line(name, e) for name, e in first["by_engine"].items()), ""]
     lines.append(
-        f"intervals from the other groups (of all kinds, where a kind has fewer than {ENOUGH}): rows inside the 50% "
-        "and the 80% interval,"
+        "intervals from the other groups, as wide as errors of the kind are: rows inside the 50% and the 80% interval,"
     )
     lines.append("groups inside the 80% interval, high / low")
     for kind, c in result["coverage"].items():

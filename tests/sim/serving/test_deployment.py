@@ -104,4 +104,13 @@ def test_drafts_need_a_module_and_set_tokens_per_step():
     d = Deployment.of("glm5", "dgx_h200", chips=8, drafts=3, acceptance=0.7)
     assert d.tokens_per_step == pytest.approx(1 + 0.7 + 0.49 + 0.343)
     assert d.with_changes(accept_length=2.76).tokens_per_step == 2.76
-    assert {"bf16", "fp8", "w8a8", "w4a8", "nvfp4", "mxfp4", "awq", "int8"} == set(FORMATS)
+    known = {"bf16", "fp8", "w8a8", "w4a8", "nvfp4", "nvfp4-mlp", "mxfp4", "awq", "w4a16-experts", "int8"}
+    assert known == set(FORMATS)
+
+
+def test_whole_experts_need_experts():
+    for model, given in (("llama3_70b", True), ("glm5", 1)):
+        with pytest.raises(InputError, match="whole_experts=.*must be true or false") as refusal:
+            Deployment.of(model, "dgx_h200", chips=8, whole_experts=given)
+        remedy = str(refusal.value).rsplit("use ", 1)[1] == "true or false"
+        assert Deployment.of(model, "dgx_h200", chips=8, whole_experts=remedy).whole_experts is remedy

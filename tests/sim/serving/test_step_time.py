@@ -1,20 +1,26 @@
 """Rooflines of decoding and prefill: counted against independent formulas, published latencies, and limits."""
 
+import itertools
 import math
 
 import pytest
 
 from minglm.errors import InputError
 from sim.serving.deployment import Deployment
+from sim.serving.memory import weight_bytes
 from sim.serving.messages import decode_all_to_all
+from sim.serving.operators import most_busy
 from sim.serving.stacks import list_stacks, load_stack
 from sim.serving.step_time import (
+    added_s,
     decode_step,
     flops_per_token,
     largest_batch,
+    least_pass_s,
     prefill,
     score_flops_per_token,
     tpot,
+    work_s,
 )
 from sim.spec.hardware import chip_from, cluster_from
 from sim.spec.model_loader import load_model
@@ -160,3 +166,53 @@ def test_bad_input_is_one_line(call, says):
 
 def test_models_are_read_by_name():
     assert load_model("deepseek_v3").experts == 256
+
+
+def test_the_chip_with_most_of_the_chosen_experts_ends_last():
+    """Four experts a chip, two chips, each expert in use with probability 0.3: all 2^8 cases counted out."""
+    share, mean = 0.3, 0.0
+    for used in itertools.product((0, 1), repeat=8):
+        chance = math.prod(share if one else 1 - share for one in used)
+        mean += chance * max(sum(used[:4]), sum(used[4:]))
+    assert most_busy(4, share, 2) == pytest.approx(mean)
+    assert most_busy(4.5, share, 2) == pytest.approx((most_busy(4, share, 2) + most_busy(5, share, 2)) / 2)
+    assert most_busy(4, share, 1) == pytest.approx(1.2)  # alone: the mean
+    deployment = dict(cluster="dgx_h200", chips=8, stack="tensorrt-llm", precision="fp8", attention_tp=8)
+    whole, sliced = (
+        decode_step(Deployment.of("deepseek_v3", **deployment, whole_experts=w), 4, 1024) for w in (True, False)
+    )
+    assert whole.parts["experts"] > 1.2 * sliced.parts["experts"]  # 32 choices: few of 32 experts a chip, unevenly
+    assert whole.parts["all-reduce"] == pytest.approx(sliced.parts["all-reduce"])  # tokens are everywhere either way
+
+
+def test_messages_inside_one_fast_domain_are_those_measured_there():
+    """128 tokens of 7,168 values to 8 experts over 8 GB200 (data/measured/deepep): 26.86 us out in fp8, 36.23 back, of
+    which 16.57 and 18.13 are there for a single token."""
+    rack = dict(cluster="gb200_nvl72", chips=32, attention_tp=1, stack="vllm")
+    leaving = (31 / 32) / (7 / 8)
+    for precision, width in (("fp8", 1.0), ("bf16", 2.0)):
+        by_hand = 16.57 + (26.86 - 16.57) * leaving * width + 18.13 + (36.23 - 18.13) * leaving
+        d = Deployment.of("deepseek_v3", **rack, precision=precision)
+        assert decode_all_to_all(d, 128, True) == pytest.approx(by_hand * 1e-6, rel=1e-6)
+    # over 8 chips engines gather all tokens and reduce the results, each in one shot, where that is faster
+    node = Deployment.of("deepseek_v3", "gb200_nvl72", 8, attention_tp=1, stack="vllm", precision="fp8")
+    size = 2 * 8 * 8 * 7168 * 7 / 8
+    assert decode_all_to_all(node, 8, True) == pytest.approx(2 * (9e-6 + size / 720e9))
+
+
+def test_checkpoints_in_four_bits_keep_different_parts_in_bf16():
+    m = load_model("deepseek_v3")
+    experts_alone, more = (weight_bytes(m, precision, mtp=False) for precision in ("nvfp4", "nvfp4-mlp"))
+    shared, dense, output = 58 * 3 * 7168 * 2048, 3 * 3 * 7168 * 18432, 61 * 128 * 128 * 7168
+    saved = (shared + dense + output) * (2 - 0.5 - 1 / 16)
+    assert experts_alone["dense"] - more["dense"] == pytest.approx(saved)
+    assert experts_alone["experts"] == more["experts"]
+
+
+def test_a_pass_that_the_host_issues_holds_the_running_step_too():
+    d = Deployment.of("llama3_70b", "dgx_h200", 8, stack="tensorrt-llm", precision="fp8", kv="fp8", attention_tp=8)
+    short, long = (prefill(d, prompt) for prompt in (512, 16384))
+    assert short.total_s == pytest.approx(least_pass_s(d)) and work_s(short) < short.total_s
+    assert added_s(short, 0.0) == short.total_s
+    assert added_s(short, 1.0) == work_s(short)
+    assert added_s(long, 0.001) == long.total_s == work_s(long)  # chips bound it
