@@ -144,12 +144,15 @@ def test_variables_that_double_without_end_are_refused():
 
 
 GPT = {"num-layers": "12", "hidden-size": "768", "num-attention-heads": "12", "seq-length": "1024", "bf16": True}
+_EMBEDDING, _LOSS = (f"account-for-{end}-in-pipeline-split" for end in ("embedding", "loss"))
 GPT |= {"max-position-embeddings": "1024", "vocab-size": "50257"}
 
 
 @pytest.mark.parametrize(
     "more, path, value",
     [
+        ({"num-layers": "31", "pipeline-model-parallel-size": "4", _EMBEDDING: True}, "options.stages", [7, 8, 8, 8]),
+        ({"num-layers": "31", "pipeline-model-parallel-size": "4", _LOSS: True}, "options.stages", [8, 8, 8, 7]),
         ({}, "model.vocab", 50304),  # up to a multiple of 128
         ({"tensor-model-parallel-size": "8"}, "model.vocab", 51200),  # of 128 × 8
         ({"make-vocab-size-divisible-by": "1"}, "model.vocab", 50257),

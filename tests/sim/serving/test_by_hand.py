@@ -164,6 +164,9 @@ def test_flops_of_a_token_by_hand():
 
 def test_lengths_between_two_bounds_have_their_middle_as_mean():
     assert RequestLengths.of({"low": 100, "high": 300}).mean == 200
+    assert RequestLengths.of({"low": 100, "high": 100}).mean == 100
+    with pytest.raises(InputError, match="low=101 is above high=100; swap them"):
+        RequestLengths.of({"low": 101, "high": 100})
     assert RequestLengths.of({"mean": 70, "cv": 0.5}) == RequestLengths(70.0, 0.5)
     assert RequestLengths.of("8k").mean == 8192 and RequestLengths.of({"low": "1k", "high": "128K"}).high == 131_072
     with pytest.raises(InputError, match="prompt: '20k' reads two ways.*write 20000 or 20480"):
