@@ -132,3 +132,16 @@ def test_attention_without_a_table_reaches_half_of_its_share_at_its_half():
         kernels.attention_backward / kernels.attention_forward
     )
     assert rate(half, width=64) == pytest.approx(rate(half) * 0.5**0.4)
+
+
+@pytest.mark.parametrize(("k", "share"), [(700, 0.62), (1024, 0.80), (2048, 0.95)])
+def test_few_tiles_are_split_along_k_where_each_piece_keeps_512(k, share):
+    """128 × 128 on four cores: four small tiles at 0.62, two at 0.8 in two pieces each, or one at 0.95 in four."""
+    assert tile_share(128, 128, k, 1.0, 4, 0.0) == pytest.approx(share)
+
+
+def test_a_product_alone_is_not_padded_to_a_tile_of_rows_and_grouped_ones_are():
+    kernels = Kernels(A100)
+    assert kernels.time(matmul(8, 8192, 8192)) < 0.95 * kernels.time(matmul(64, 8192, 8192))
+    few, many = (dataclasses.replace(matmul(m, 8192, 8192), batch=8.0, flops=16.0 * m * 8192**2) for m in (8, 64))
+    assert kernels.time(few) == pytest.approx(kernels.time(many), rel=1e-6)

@@ -70,3 +70,12 @@ def test_every_candidate_fills_the_chips_and_its_experts_fit_its_replicas():
         assert c.tp * c.cp * c.pp * c.dp <= 64 and c.batch % (c.dp * c.micro_batch) == 0
         assert c.tp * c.cp * c.dp % (c.ep * c.etp) == 0  # the experts' ranks are those of one stage
     assert max(c.tp * c.cp * c.pp * c.dp for c in found) == 64
+
+
+@pytest.mark.parametrize(
+    ("pp", "chunks"), [([1], set()), ([1, 2], {2, 3}), ([1, 2, 3], {2, 3}), ([3], {2}), ([8], set())]
+)
+def test_chunks_hold_a_layer_each_embedding_and_head_being_two(pp, chunks):
+    """Four layers with both ends make six: two ranks have chunks of one in threes, three ranks in twos."""
+    model = replace(load_model("llama3_8b"), layers=4)
+    assert {v for schedule, v in _pipelines(model, ("interleaved",), pp)} == chunks
