@@ -121,3 +121,14 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
     path.write_text(text[:-1] + ', "hidden_size": 32}')
     with pytest.raises(InputError, match="'hidden_size' stands twice"):
         ModelConfig.from_hf(path)
+
+
+@pytest.mark.parametrize("said", [{}, {"num_nextn_predict_layers": None}, {"num_nextn_predict_layers": 0}])
+def test_prediction_modules_that_are_absent_or_null_are_none(said):
+    published = {k: v for k, v in raw().items() if k != "num_nextn_predict_layers"} | said
+    assert ModelConfig.from_hf(published).num_nextn_predict_layers == 0
+
+
+def test_a_kind_of_layer_that_is_neither_is_refused_beside_known_ones():
+    with pytest.raises(InputError, match="must say 'dense' or 'sparse' of each layer"):
+        ModelConfig.from_hf(raw(mlp_layer_types=["dense", "linear", "sparse", "sparse"]))

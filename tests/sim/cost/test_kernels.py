@@ -143,5 +143,5 @@ def test_few_tiles_are_split_along_k_where_each_piece_keeps_512(k, share):
 def test_a_product_alone_is_not_padded_to_a_tile_of_rows_and_grouped_ones_are():
     kernels = Kernels(A100)
     assert kernels.time(matmul(8, 8192, 8192)) < 0.95 * kernels.time(matmul(64, 8192, 8192))
-    few, many = (dataclasses.replace(matmul(m, 8192, 8192), batch=8.0, flops=16.0 * m * 8192**2) for m in (8, 64))
+    few, many = (matmul(m, 8192, 8192)._replace(batch=8.0, flops=16.0 * m * 8192**2) for m in (8, 64))
     assert kernels.time(few) == pytest.approx(kernels.time(many), rel=1e-6)
