@@ -27,15 +27,19 @@ def copies_sent(d: Deployment) -> float:
 
 
 def all_reduce(d: Deployment, T: float, hybrid: bool) -> float:
-    """One all-reduce of [T, C] in an attention group: the faster of the collective and of one shot (all read all)."""
+    """One all-reduce of [T, C] in an attention group: the faster of the collective and, inside one fast domain, of one
+    shot (all read all, which no network between machines lets them)."""
     size = 2.0 * T * d.model.hidden
     if d.attention_tp == 1:
         return 0.0
     levels = collectives.place(d.cluster, d.attention_tp)
-    n, rate = d.attention_tp, min(level.bytes_per_s for level in levels)
+    n = d.attention_tp
     if not hybrid:
         return 2.0 * size * (n - 1) / n / max(level.tier.bytes_per_s.value for level in levels)
-    return min(collectives.time("all_reduce", size, levels), d.stack["one_shot_s"] + size * (n - 1) / rate)
+    collective_s = collectives.time("all_reduce", size, levels)
+    if len(levels) > 1:
+        return collective_s
+    return min(collective_s, d.stack["one_shot_s"] + size * (n - 1) / levels[0].bytes_per_s)
 
 
 def _line_rate(d: Deployment) -> float:

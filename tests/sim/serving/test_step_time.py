@@ -8,7 +8,7 @@ import pytest
 from minglm.errors import InputError
 from sim.serving.deployment import Deployment
 from sim.serving.memory import weight_bytes
-from sim.serving.messages import decode_all_to_all
+from sim.serving.messages import all_reduce, decode_all_to_all
 from sim.serving.operators import most_busy
 from sim.serving.stacks import list_stacks, load_stack
 from sim.serving.step_time import (
@@ -216,3 +216,13 @@ def test_a_pass_that_the_host_issues_holds_the_running_step_too():
     assert added_s(short, 0.0) == short.total_s
     assert added_s(short, 1.0) == work_s(short)
     assert added_s(long, 0.001) == long.total_s == work_s(long)  # chips bound it
+
+
+def test_one_shot_does_not_leave_a_fast_domain():
+    """A 16-wide all-reduce over two machines takes the network's time at least: two crossings of its latency."""
+    inside, across = (
+        Deployment.of("deepseek_v3", "dgx_h100", chips=n, attention_tp=n, stack="tensorrt-llm") for n in (8, 16)
+    )
+    network_s = across.cluster.tiers[1].latency_s.value
+    assert all_reduce(inside, 1, True) < 1.2 * inside.stack["one_shot_s"]
+    assert all_reduce(across, 1, True) > 2 * network_s > all_reduce(inside, 1, True)
