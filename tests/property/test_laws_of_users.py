@@ -161,9 +161,21 @@ def test_what_is_shown_is_read_back(value, dimension):
     )
 
 
-@given(st.sampled_from(sorted(UNITS)), st.data())
+@given(st.sampled_from(sorted(UNITS.keys() - {"length"})), st.data())
 def test_a_unit_is_worth_the_same_with_and_without_a_space(dimension, data):
     unit = data.draw(st.sampled_from(sorted(UNITS[dimension])))
     value = data.draw(st.integers(1, 999))
     near, far = (parse(f"{value}{gap}{unit}", dimension) for gap in ("", " "))
     assert near == far == pytest.approx(value * UNITS[dimension][unit], rel=1e-12)
+
+
+@given(st.integers(1, 999), st.sampled_from([("k", 1), ("K", 1), ("M", 2)]), st.sampled_from(["", " "]))
+def test_a_length_counts_powers_of_two_in_1024s_and_offers_both_readings_of_the_rest(value, prefix, gap):
+    letter, power = prefix
+    try:
+        read = parse(f"{value}{gap}{letter}", "length")
+    except InputError as refusal:
+        assert value not in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+        assert all(str(value * base**power) in str(refusal) for base in (1000, 1024))
+    else:
+        assert value in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) and read == value * 1024**power
