@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from sim.planner.candidate import Candidate
 from sim.planner.candidates import PlanCosts
-from sim.planner.space import Space, enough_micro_batches, goes_with, has_shape, replicas
+from sim.planner.space import Space, enough_micro_batches, goes_with, has_shape, replicas, shards
 from sim.spec.model import ModelSpec
 
 OBJECTIVES = ("tokens", "time", "cost", "energy")
@@ -232,7 +232,7 @@ def _fitting(
     """(ZeRO, settings of a family) that some pipeline may hold in memory."""
     fits = []
     for zero, family in itertools.product(zeros, families):
-        if zero and c.dp * c.cp == 1:
+        if not shards(zero, c.dp * c.cp):
             continue
         may: list[int] = []
         for switch in family:

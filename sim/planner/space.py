@@ -312,6 +312,12 @@ def goes_with(setting: Mapping[str, Any], recompute: str) -> bool:
     return not setting.get("activation_offload") or recompute in OFFLOADED
 
 
+def shards(zero: int, ranks: int) -> bool:
+    """Whether a stage of ZeRO over so many ranks is a plan of its own: over one rank there is nothing to shard, but the
+    stacks of stage 3 keep weights in fp32 alone (`sim.cost.memory.state_bytes`), two bytes less a parameter."""
+    return zero in (0, 3) or ranks > 1
+
+
 def enough_micro_batches(schedule: str, pp: int, m: int) -> bool:
     """The schedules' own rules (`sim.training.schedules.check`)."""
     if schedule == "interleaved":
@@ -339,7 +345,7 @@ def every(space: Space, model: ModelSpec, chips: int, batch: int) -> Iterator[Ca
                 for recompute, zero, switch in itertools.product(
                     space.recompute, space.zero, range(len(space.switches))
                 ):
-                    if (not zero or dp * cp > 1) and goes_with(space.switches[switch], recompute):
+                    if shards(zero, dp * cp) and goes_with(space.switches[switch], recompute):
                         yield Candidate(
                             tp,
                             cp,
