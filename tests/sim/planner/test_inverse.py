@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from minglm import datafiles
 from minglm.errors import InputError
 from sim.base.units import DAY_S
 from sim.cli.main import main
@@ -16,6 +17,7 @@ from sim.planner.question import question
 from sim.scenario.training import load_scenario, resolve
 from sim.study.answer import figures, point, simulate
 from sim.study.explain import difference, leaves, step_tree
+from sim.validation.rows import MeasuredRow, read_rows
 
 SMALL = dict(model="llama3_8b", chip="h100", chips=64, batch=64, tokens=20_000_000_000)
 
@@ -184,6 +186,14 @@ def test_the_plan_found_is_no_slower_than_the_shipped_one():
     assert theirs == pytest.approx(point(load_scenario("glm5_100k_910b")).result.step_s, rel=1e-9)
     row = compared("glm5_mini_smoke", load_scenario("glm5_mini_smoke").run)
     assert not row.reason and not row.slower
+
+
+def test_a_run_that_fits_one_chip_by_fully_sharded_weights_alone_is_found():
+    """The held-out row's 7B on one H200: 16 bytes a parameter under FSDP, 18 without."""
+    runs = datafiles.data("published_runs", "held_out", "fsdp_h200.yaml")
+    row = next(r for r in read_rows([runs]) if isinstance(r, MeasuredRow) and r.id == "kempner-mfu-7b-tp1-1")
+    found = compared(row.id, row.run)
+    assert not found.reason and not found.slower, found
 
 
 @pytest.mark.slow
