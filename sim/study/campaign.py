@@ -263,12 +263,12 @@ def phase_facts(segments: Sequence[RunSegment]) -> dict[str, dict[str, Any]]:
 
 def plan_changes(s: Scenario, segments: Sequence[RunSegment]) -> dict[str, float]:
     """How often the run changes its plan, and the seconds of each change: the whole, and what it is made of."""
-    saved = checkpoint(s)
+    saved, restart_s = checkpoint(s), recovery(s).restart_s
     return {
         "count": sum(a.throughput.plan != b.throughput.plan for a, b in pairwise(segments)),
-        "each_s": plan_change_s(s),
+        "each_s": saved.plan_change_s(restart_s),
         "write_s": saved.delay_s,
-        "restart_s": recovery(s).restart_s,
+        "restart_s": restart_s,
         "read_s": saved.read_s,
     }
 
