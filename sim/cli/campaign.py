@@ -107,7 +107,7 @@ def text(f: dict) -> str:
         if hours > 0.05
     ]
     lines += lost or ["  none above three minutes"]
-    lines += ["", *run_phases.text(f["phases"], f["plan_changes"])]
+    lines += ["", *run_phases.text(f)]
     if not f["finished"]:
         lines += ["", "not finished within the horizon"]
     top = list(f["failures"].items())[:6]

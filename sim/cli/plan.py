@@ -206,5 +206,5 @@ def winner(r: dict) -> list[str]:
     if len(r["phases"]) > 1:
         from sim.report import run_phases
 
-        out += ["", *run_phases.text(r["phases"], r["plan_changes"])]
+        out += ["", *run_phases.text(r)]
     return out

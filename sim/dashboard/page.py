@@ -28,7 +28,7 @@ from sim.dashboard.serving import Serving
 from sim.dashboard.widgets import Inputs
 from sim.report import run_phases
 from sim.report.html import escape
-from sim.study.campaign import phase_facts, plan_changes
+from sim.study.campaign import phase_facts
 
 NOW = "what is shown now"
 SERVED = "VOILA_KERNEL_ID"  # in the environment of a kernel that Voila serves
@@ -240,7 +240,7 @@ class Page:
             f"<code>{escape(state.command(self.answer))}</code></p>"
             f'<details class="note"><summary>Copy as YAML, for clustersim run</summary><pre>{escape(text)}</pre>{yaml}'
             f'</details><p class="note"><a href="{escape(state.link(self.answer))}">A link to this question</a></p>'
-            + run_phases.html(phase_facts(run.segments), plan_changes(run.scenario, run.segments))
+            + run_phases.html(phase_facts(run.scenario, run.segments))
         )
 
     def _put(self, key: str, picture: str, alt: str) -> None:

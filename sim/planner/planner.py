@@ -35,7 +35,7 @@ from sim.scenario.training import Scenario, resolve
 from sim.spec.phases import RunSegment, Throughput
 from sim.spec.plan import describe
 from sim.study.answer import Simulated, figures, paid_for, plan_figures, simulate
-from sim.study.campaign import campaign_input, phase_facts, plan_changes
+from sim.study.campaign import campaign_input, phase_facts
 from sim.study.monte_carlo import monte_carlo
 from sim.training.campaign import expected
 
@@ -359,8 +359,7 @@ def run_facts(simulated: Simulated) -> dict[str, dict[str, Any]]:
             "bubble_fraction": p.result.bubble_fraction,
             "events": p.result.events,
         },
-        "phases": phase_facts(simulated.segments),
-        "plan_changes": plan_changes(simulated.scenario, simulated.segments),
+        **phase_facts(simulated.scenario, simulated.segments),
     }
 
 

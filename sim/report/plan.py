@@ -88,7 +88,7 @@ def page(result: Mapping) -> Page:
     ]
     items.append((f"{w['energy_kwh'] / 1e6:.3g} GWh", "at the meter"))
     document.add(cards(items))
-    document.add(run_phases.html(result["phases"], result["plan_changes"]))
+    document.add(run_phases.html(result))
     document.heading("Why this plan", "why")
     for sentence in result["explanation"]:
         document.prose(sentence)

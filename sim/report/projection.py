@@ -183,7 +183,7 @@ def table_text(r: dict) -> str:
             for b in r["batches"]
         ]
     if len(r["campaign"]["phases"]) > 1:
-        lines += ["", *run_phases.text(r["campaign"]["phases"], r["campaign"]["plan_changes"])]
+        lines += ["", *run_phases.text(r["campaign"])]
     if r["what_if"]:
         lines += ["", f"{'what if':44}{'speed':>7}{'step':>10}{'bubble':>9}{'memory':>11}"]
         for w in r["what_if"]:
@@ -235,7 +235,7 @@ def section(page: Page, r: dict) -> None:
             _batch_figure(r),
             "Idle share of the pipeline and throughput against the batch: more micro-batches fill the pipeline.",
         )
-    page.add(run_phases.html(r["campaign"]["phases"], r["campaign"]["plan_changes"]))
+    page.add(run_phases.html(r["campaign"]))
     if r["what_if"]:
         page.add(
             table(

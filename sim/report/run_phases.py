@@ -8,16 +8,18 @@ from sim.base.units import show
 from sim.report.html import escape, table
 
 
-def text(phases: Mapping[str, Mapping], changes: Mapping[str, float]) -> list[str]:
-    """The lines of a table (`sim.study.campaign.phase_facts` and `plan_changes`)."""
+def text(run: Mapping[str, Mapping]) -> list[str]:
+    """The lines of a table; `run` has what `sim.study.campaign.phase_facts` says of one."""
+    phases, changes = run["phases"], run["plan_changes"]
     lines = [f"{'phase':24}{'tokens':>10}{'days (ideal)':>14}{'chips':>9}  plan"]
     for name, p in phases.items():
         lines.append(f"{name:24}{p['tokens'] / 1e12:>9.3f}T{p['ideal_days']:>14.2f}{p['chips']:>9,}  {_plan(p)}")
     return lines + ([sentence(changes)] if changes["count"] else [])
 
 
-def html(phases: Mapping[str, Mapping], changes: Mapping[str, float]) -> str:
+def html(run: Mapping[str, Mapping]) -> str:
     """The same as a part of a page; nothing for a run of one phase."""
+    phases, changes = run["phases"], run["plan_changes"]
     if len(phases) < 2:
         return ""
     rows = [

@@ -243,7 +243,12 @@ def phase_keys(s: Scenario, segments: Sequence[RunSegment]) -> dict[str, tuple[s
     return {segment.phase: _key(segment, phases) for segment in segments}
 
 
-def phase_facts(segments: Sequence[RunSegment]) -> dict[str, dict[str, Any]]:
+def phase_facts(s: Scenario, segments: Sequence[RunSegment]) -> dict[str, dict[str, Any]]:
+    """A run's phases with their plans, and its changes from one to the next (`sim.report.run_phases` tells both)."""
+    return {"phases": _phases_of(segments), "plan_changes": _plan_changes(s, segments)}
+
+
+def _phases_of(segments: Sequence[RunSegment]) -> dict[str, dict[str, Any]]:
     """Phase's name → tokens, steps, days without failures, and the plan and chips of its longest stretch; how many
     other plans its stretches have."""
     out: dict[str, dict[str, Any]] = {}
@@ -261,7 +266,7 @@ def phase_facts(segments: Sequence[RunSegment]) -> dict[str, dict[str, Any]]:
     return out
 
 
-def plan_changes(s: Scenario, segments: Sequence[RunSegment]) -> dict[str, float]:
+def _plan_changes(s: Scenario, segments: Sequence[RunSegment]) -> dict[str, float]:
     """How often the run changes its plan, and the seconds of each change: the whole, and what it is made of."""
     saved, restart_s = checkpoint(s), recovery(s).restart_s
     return {

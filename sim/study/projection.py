@@ -24,7 +24,7 @@ from sim.spec.model_loader import load_model
 from sim.spec.phases import RunSegment
 from sim.spec.plan import WIDTHS, describe
 from sim.study.answer import figures, point, simulate
-from sim.study.campaign import campaign_input, corner, phase_facts, plan_changes, segments_on, total_tokens
+from sim.study.campaign import campaign_input, corner, phase_facts, segments_on, total_tokens
 from sim.study.monte_carlo import monte_carlo
 from sim.training import step
 from sim.training.campaign import CampaignResult
@@ -250,8 +250,7 @@ def campaign_facts(s: Scenario, result: CampaignResult, segments: Sequence[RunSe
         "mtbf_hours": result.mtbf_s / 3600.0 if math.isfinite(result.mtbf_s) else None,
         "checkpoint_interval_s": result.checkpoint_interval_s if math.isfinite(result.checkpoint_interval_s) else None,
         "chip_hours": result.chip_hours,
-        "phases": phase_facts(segments),
-        "plan_changes": plan_changes(s, segments),
+        **phase_facts(s, segments),
     }
 
 

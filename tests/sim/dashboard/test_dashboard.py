@@ -18,7 +18,7 @@ from sim.cli.main import main as clustersim
 from sim.dashboard import controls, figures, files, state, svg
 from sim.planner.quick import quick
 from sim.spec.hardware import load_cluster
-from sim.study.campaign import phase_facts, plan_changes
+from sim.study.campaign import phase_facts
 
 SMALL = {"model": "llama3_8b", "machine": "chip:h100", "chips": "64", "tokens": "1T", "batch": "4M"}
 
@@ -144,8 +144,8 @@ def test_the_command_of_a_run_in_phases_carries_their_plans(capsys):
     for key in ("step_s", "days", "rent_usd", "goodput"):
         assert said[key] == pytest.approx(a.row[key]), key
     run = a.simulated
-    assert answered["phases"] == phase_facts(run.segments)
-    assert answered["plan_changes"] == plan_changes(run.scenario, run.segments)
+    facts = phase_facts(run.scenario, run.segments)
+    assert answered["phases"] == facts["phases"] and answered["plan_changes"] == facts["plan_changes"]
 
 
 def test_a_link_and_a_file_carry_the_question(budget, tmp_path):
