@@ -5,7 +5,8 @@ One file per distinct pipeline rank, `PREFIX.N.et`: a length-delimited `GlobalMe
 file stands for. A pipeline rank is `chips_per_rank` chips in lock step; what they do among themselves is inside their
 compute nodes. Durations are whole microseconds, as the schema has them.
 
-The encoding is in `sim/trace/chakra_node.py`, the nodes of a rank in `sim/trace/chakra_rank.py`.
+The encoding is in `sim/trace/chakra_node.py`, the nodes of a rank in `sim/trace/chakra_rank.py`. What `comm_size` says
+is what one rank gives, as ASTRA-sim and Chakra's converter of PyTorch have it: of an all-gather, one rank's part.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from minglm import atomic
 from minglm.errors import InputError
 from sim.cost.step_costs import StepCosts
-from sim.trace import protobuf
+from sim.trace import chakra_json, protobuf
 from sim.trace.chakra_node import Node
 from sim.trace.chakra_rank import AllToAll, RankNodes, Transfers
 from sim.training.jitter import Jitter
@@ -95,8 +96,14 @@ def write(  # noqa: PLR0913 - what is simulated, and how it is written
 
 
 def read(path: str | Path) -> tuple[str, list[Node]]:
-    """(version, nodes) of one `.et` file. Raises InputError for a file that is missing, cut off or something else."""
+    """(version, nodes) of one `.et` file, or of the `.json` that chakra_jsonizer makes of one.
+
+    Raises:
+        InputError: a file that is missing, cut off or something else.
+    """
     path = Path(path)
+    if path.suffix == ".json":
+        return chakra_json.read(path)
     try:
         messages = list(protobuf.split(path.read_bytes()))
     except FileNotFoundError:

@@ -13,11 +13,11 @@ from typing import TypeAlias
 
 from sim.trace import protobuf
 
-Attribute: TypeAlias = int | str | bool | float
-COMP, SEND, RECV, COLL = 4, 5, 6, 7
+Attribute: TypeAlias = int | str | bool | float | tuple[bool, ...]
+METADATA, LOAD, STORE, COMP, SEND, RECV, COLL = 1, 2, 3, 4, 5, 6, 7
 ALL_REDUCE, ALL_GATHER, ALL_TO_ALL = 0, 2, 6
 _ATTRIBUTE: dict[type, int] = {bool: 27, str: 29, float: 3}  # AttributeProto field by Python type
-_INT32, _INT64 = 7, 9
+_INT32, _INT64, _BOOLS = 7, 9, 28
 # Values of other writers: doubles, floats, numbers of fixed width; sint32 and sint64 keep the sign in the lowest bit.
 _PACKED = {3: "<d", 5: "<f", 19: "<I", 21: "<Q", 23: "<i", 25: "<q"}
 _ZIGZAG = (15, 17)
@@ -26,7 +26,11 @@ _INT32_NAMES = ("comm_src", "comm_dst", "comm_tag")
 
 @dataclass(slots=True)
 class Node:
-    """One node of a trace; times in whole microseconds."""
+    """One node of a trace; times in whole microseconds.
+
+    deps: nodes whose data it takes. callers: nodes that called it (`ctrl_deps`); a converter may have left them out.
+    inputs: values that a metadata node was given, as its writer printed them; of other nodes they are not kept.
+    """
 
     id: int
     name: str
@@ -35,6 +39,8 @@ class Node:
     start_us: int = 0
     duration_us: int = 0
     attrs: dict[str, Attribute] = field(default_factory=dict)
+    callers: list[int] = field(default_factory=list)
+    inputs: str = ""
 
     def encode(self) -> bytes:
         """The node as a protobuf message."""
@@ -69,12 +75,16 @@ class Node:
                 node.name = protobuf.as_bytes(value).decode()
             elif number == 3:
                 node.type = protobuf.as_int(value)
-            elif number in (4, 5):
+            elif number == 4:
+                node.callers += protobuf.unpack(value)
+            elif number == 5:
                 node.deps += protobuf.unpack(value)
             elif number == 6:
                 node.start_us = protobuf.as_int(value)
             elif number == 7:
                 node.duration_us = protobuf.as_int(value)
+            elif number == 8 and node.type == METADATA:
+                node.inputs = protobuf.as_bytes(dict(protobuf.fields(protobuf.as_bytes(value))).get(1, b"")).decode()
             elif number == 10:
                 node.attrs |= _decode_attribute(protobuf.as_bytes(value))
         return node
@@ -93,6 +103,9 @@ def _decode_attribute(data: bytes) -> dict[str, Attribute]:
             values[name] = bool(raw)
         elif kind == _ATTRIBUTE[str]:
             values[name] = protobuf.as_bytes(raw).decode()
+        elif kind == _BOOLS:
+            listed = dict(protobuf.fields(protobuf.as_bytes(raw))).get(1, b"")
+            values[name] = tuple(map(bool, protobuf.unpack(listed)))
         elif kind in _PACKED and not isinstance(raw, int):
             packed = _PACKED[kind]
             if len(raw) == struct.calcsize(packed):

@@ -174,7 +174,7 @@ class RankNodes:
                         )
                     )
             elif weight == top:  # the busiest member is this one: its own work sets the pace
-                ends.append(self._add("all-to-all, own tokens", COMP, deps, start, share))
+                ends.append(self._add("all-to-all, own tokens", COMP, deps, start, share, all_to_all=True))
         return ends
 
     def _gradient_reduction(self) -> list[int]:
@@ -210,7 +210,7 @@ class RankNodes:
         chain = [self._add("gradient norm", COLL, deps, start, 0.0, **norm)]
         gather: dict[str, Attribute] = {
             "comm_type": ALL_GATHER,
-            "comm_size": int(self.grad_bytes),
+            "comm_size": int(self.grad_bytes / self.result.replicas),  # what one rank gives
             "pg_name": str(1 + self.rank),
         }
         attrs: dict[str, Attribute]
