@@ -18,6 +18,7 @@ from minglm.errors import InputError, nearest
 from sim.base.documents import read_mapping
 from sim.spec.huggingface_config import Config, operators_of_classes
 from sim.spec.huggingface_families import FAMILIES
+from sim.spec.huggingface_hub_code import HUB_CODE
 from sim.spec.model import ModelSpec, from_config
 
 SUPPORTED = ("glm_moe_dsa", *FAMILIES)
@@ -42,12 +43,15 @@ def from_hf(config: Mapping | str | Path, name: str | None = None) -> ModelSpec:
     source = str(raw.pop("source", "config.json"))
     title = str(raw.pop("name", name or raw.get("_name_or_path") or raw.get("model_type", "config.json")))
     kind = raw.get("model_type")
+    kind = kind.lower() if isinstance(kind, str) and kind.lower() in HUB_CODE else kind  # "Yi", "PanguEmbedded"
     if not (isinstance(kind, str) and kind in SUPPORTED):
         raw, kind = _language_model(raw)
     if kind == "glm_moe_dsa":
         return dataclasses.replace(from_config(ModelConfig.from_hf(raw), title), source=source)
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise InputError(_refusal(raw, kind))
+    if operator := _listed(raw):
+        raise InputError(_without(kind, operator))
     return ModelSpec(name=title, source=source, **FAMILIES[kind](Config(raw, kind))).check()
 
 
@@ -76,9 +80,8 @@ def _language_model(raw: Mapping[str, Any]) -> tuple[dict[str, Any], object]:
     kind = raw.get("model_type") or _family_of_class(raw)
     family = next((f for f in (_TEXT_OF.get(str(kind)), f"{kind}_text") if f in FAMILIES), None)
     inner = next((raw[key] for key in _WRAPPED_IN if isinstance(raw.get(key), Mapping)), None)
-    if inner is None:
-        flat = family is not None and raw.get("hidden_size") is not None
-        return dict(raw), family if flat else kind
+    if inner is None:  # its keys stand beside the wrapper's, or are all left to the class
+        return dict(raw), family or kind
     text = dict(inner)
     text |= {key: raw[key] for key in _OUTSIDE if key in raw and key not in text}
     if any(isinstance(text.get(key), Mapping) for key in _WRAPPED_IN):
@@ -126,6 +129,11 @@ _OPERATORS = {
     "global_head_dim": "windowed layers with heads of their own",
     "swa_num_attention_heads": "windowed layers with heads of their own",
     "num_attention_heads_per_layer": "layers with heads of their own",
+    "num_key_value_heads_per_layer": "layers with heads of their own",
+    "attention_other_setting": "windowed layers with heads of their own",
+    "share_q_dim": "queries through a shared factor (multi-matrix factorization)",
+    "group_norm_size": "linear attention",
+    "parallel_attn_mlp_res": "a dense feed-forward beside its experts",
     "num_kv_shared_layers": "keys and values shared by layers",
     "gated_attention": "a gate behind attention",
     "is_encoder_decoder": "an encoder beside its decoder",
@@ -143,23 +151,33 @@ _LISTED = {
 }
 
 
+_PLAIN = "give plain dimensions (layers, hidden, heads, kv_heads, ffn, vocab, experts …)"
+
+
 def _refusal(raw: Mapping[str, Any], kind: object) -> str:
     """Why a family is not read: its operator by name where the config gives it away."""
-    dimensions = "give plain dimensions (layers, hidden, heads, kv_heads, ffn, vocab, experts …)"
-    kinds = [kind for key in _LISTS if isinstance(raw.get(key), list) for kind in raw[key]]
     operator = next((name for key, name in _OPERATORS.items() if raw.get(key)), None)  # a width of 0: without it
-    operator = operator or next((name for kind, name in _LISTED.items() if kind in kinds), None)
+    operator = operator or _listed(raw)
+    if operator is None and isinstance(raw.get("moe_num_experts"), list):  # ERNIE's with images
+        operator = "experts of two kinds, for text and for images"
     left_out = operators_of_classes().get(str(kind), "")  # a published file may leave the key to its class
     operator = operator or _OPERATORS.get(left_out) or _LISTED.get(left_out)
     if operator:
-        return (
-            f"model_type {kind!r}: has {operator}, which the simulator does not model; {dimensions} of a decoder "
-            "without it"
-        )
+        return _without(kind, operator)
     typed = str(kind).lower()
     same = [name for name in SUPPORTED if name.replace("_", "") == typed.replace("-", "").replace("_", "")]
     hint = nearest(typed, same or [name for name in SUPPORTED if _alike(name, typed)]) if kind else ""
-    return f"model_type {kind!r}: not a supported family{hint}; supported: {', '.join(SUPPORTED)}; or {dimensions}"
+    return f"model_type {kind!r}: not a supported family{hint}; supported: {', '.join(SUPPORTED)}; or {_PLAIN}"
+
+
+def _listed(raw: Mapping[str, Any]) -> str | None:
+    """The operator that a list of the layers' kinds gives away."""
+    kinds = [kind for key in _LISTS if isinstance(raw.get(key), list) for kind in raw[key]]
+    return next((name for kind, name in _LISTED.items() if kind in kinds), None)
+
+
+def _without(kind: object, operator: str) -> str:
+    return f"model_type {kind!r}: has {operator}, which the simulator does not model; {_PLAIN} of a decoder without it"
 
 
 def _alike(name: str, typed: str) -> bool:

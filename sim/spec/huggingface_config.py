@@ -55,11 +55,20 @@ class Config:
         return Config(inner if isinstance(inner, Mapping) else {}, f"{self.kind} {key}")
 
     def flag(self, key: str, default: bool = False) -> bool:
-        """The switch of a key; the default where it is null or absent."""
+        """The switch of a key; the default where it is null or absent.
+
+        Raises:
+            InputError: neither true nor false.
+        """
         value = self.raw.get(key)
+        if isinstance(value, str):
+            value = _SWITCHES.get(value.strip().lower(), value)
+        if value is not None and not (isinstance(value, (bool, int)) and value in (0, 1)):
+            raise InputError(f"config.json {key}={value!r}: must be true or false")
         return default if value is None else bool(value)
 
 
+_SWITCHES = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 # Families whose class is another's.
 _SAME_CLASS = {
     "kimi_k2": "deepseek_v3",
@@ -68,6 +77,9 @@ _SAME_CLASS = {
     "qwen2_5_omni_text": "qwen2",
     "qwen3_omni_moe_text": "qwen3_moe",
     "gpt-sw3": "gpt2",
+    "stablelm_epoch": "stablelm",
+    "refinedweb": "falcon",
+    "refinedwebmodel": "falcon",
 }
 _LONG_OF_SHORT = {
     "n_embd": "hidden_size",
@@ -97,7 +109,22 @@ _OTHER_NAMES = {
     },
     "bloom": {"n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_embed": "hidden_size"},
     "gpt_neo": {"num_layers": "num_hidden_layers", "num_heads": "num_attention_heads"},
-    "falcon": {"n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_head_kv": "num_kv_heads"},
+    **dict.fromkeys(
+        ("falcon", "refinedweb", "refinedwebmodel"),
+        {"n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_head_kv": "num_kv_heads"},
+    ),
+    "pangu_ultra_moe": {
+        "attention_q_lora_dim": "q_lora_rank",
+        "attention_kv_lora_dim": "kv_lora_rank",
+        "attention_qk_dim": "qk_nope_head_dim",
+        "attention_qk_rope_dim": "qk_rope_head_dim",
+        "attention_v_dim": "v_head_dim",
+        "num_routed_experts": "n_routed_experts",
+        "num_shared_experts": "n_shared_experts",
+        "num_dense_layers": "first_k_dense_replace",
+        "num_mtp_layers": "num_nextn_predict_layers",
+    },
+    "jais": _SHORT_OF_LONG,
     "mpt": {
         "d_model": "hidden_size",
         "n_heads": "num_attention_heads",

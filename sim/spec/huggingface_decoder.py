@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from minglm.errors import InputError
 from sim.spec.huggingface_config import Config
 
 
@@ -39,11 +40,20 @@ def _left_in_bf16(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def windowed(c: Config, otherwise: int) -> int:
-    """Layers with a sliding window: as `layer_types` lists them, or `otherwise` where it is absent."""
-    kinds = c.raw.get("layer_types")
+    """Layers with a sliding window: as `layer_types` lists them, or `otherwise` where it is absent.
+
+    Raises:
+        InputError: a list of fewer layers than there are. Of a longer one the first count: prediction modules follow.
+    """
+    kinds, layers = c.raw.get("layer_types"), c.int("num_hidden_layers")
     if not isinstance(kinds, list):
         return otherwise
-    return sum(kind in ("sliding_attention", "chunked_attention") for kind in kinds)
+    if len(kinds) < layers:
+        raise InputError(
+            f"config.json layer_types: lists {len(kinds)} of num_hidden_layers={layers} layers; list each, or leave "
+            "layer_types out"
+        )
+    return sum(kind in ("sliding_attention", "chunked_attention") for kind in kinds[:layers])
 
 
 def pattern(c: Config) -> int:

@@ -13,6 +13,7 @@ from sim.base.documents import read_document, read_mapping
 from sim.spec.dimensions import from_dimensions
 from sim.spec.huggingface import from_hf
 from sim.spec.model import ModelSpec, from_config
+from sim.spec.published_params import are_params, as_config
 
 
 def list_models() -> list[str]:
@@ -67,4 +68,6 @@ def load_model(source: str | Path | Mapping | ModelConfig | ModelSpec) -> ModelS
 def _from_mapping(values: Mapping, name: str) -> ModelSpec:
     if "model_type" in values or "architectures" in values:
         return from_hf(values, name)
+    if are_params(values):
+        return from_hf(as_config(values), name)
     return from_dimensions(values, name)

@@ -7,6 +7,7 @@ import pytest
 from minglm import datafiles
 from minglm.errors import InputError
 from sim.spec.huggingface import _TEXT_OF, FAMILIES, SUPPORTED, from_hf
+from sim.spec.huggingface_hub_code import HUB_CODE
 
 SHIPPED = json.loads(datafiles.data("huggingface_defaults.json").read_text())
 DEFAULTS = SHIPPED["defaults"]
@@ -73,11 +74,15 @@ def test_every_claimed_family_has_defaults_or_shares_a_class():
         "kimi_k25_text",
         "mistral3_text",
         *("internlm2", "baichuan", "chatglm", "deepseek", "qwen", "minicpm"),  # no class: code beside the weights
-        *("exaone", "mimo", "bailing_moe", "bailing_moe_v2"),
+        *("exaone", "mimo", "bailing_moe", "bailing_moe_v2", *HUB_CODE),
         "gpt-sw3",
         "qwen2_5_omni_text",
         "qwen3_omni_moe_text",
     }
+
+
+def test_a_wrapper_without_a_text_config_has_its_class_s():
+    assert from_hf({"model_type": "gemma3"}).total_params() == from_hf({"model_type": "gemma3_text"}).total_params()
 
 
 def test_null_says_none_where_absence_says_the_default():

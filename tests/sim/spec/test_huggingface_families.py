@@ -4,6 +4,9 @@ import pytest
 
 from minglm.errors import InputError
 from sim.spec.huggingface import FAMILIES, from_hf
+from sim.spec.huggingface_config import _SAME_CLASS
+from sim.spec.huggingface_hub_code import HUB_CODE
+from sim.spec.model_loader import load_model
 
 PLAIN = {"hidden_size": 96, "num_attention_heads": 6, "num_hidden_layers": 5, "vocab_size": 257}
 GROUPED = PLAIN | {"num_key_value_heads": 2, "intermediate_size": 160, "max_position_embeddings": 64}
@@ -204,6 +207,72 @@ BY_HAND = [
         | {"num_key_value_heads": 8, "intermediate_size": 11008, "vocab_size": 151680},
         36 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 11008 + 6144 + 2 * 4096) + 2 * 151680 * 4096 + 4096,
     ),
+    # Yi 34B of 2023, under its own name and with the makers' capital letter
+    (
+        {"model_type": "Yi", "hidden_size": 7168, "num_hidden_layers": 60, "num_attention_heads": 56}
+        | {"num_key_value_heads": 8, "intermediate_size": 20480, "vocab_size": 64000},
+        60 * (2 * 7168**2 + 2 * 7168 * 1024 + 3 * 7168 * 20480 + 2 * 7168) + 2 * 64000 * 7168 + 7168,
+    ),
+    # InternLM 7B: biases around attention
+    (
+        {"model_type": "internlm", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
+        | {"bias": True, "intermediate_size": 11008, "vocab_size": 103168},
+        32 * (4 * (4096**2 + 4096) + 3 * 4096 * 11008 + 2 * 4096) + 2 * 103168 * 4096 + 4096,
+    ),
+    # Orion 14B: norms with a bias
+    (
+        {"model_type": "orion", "hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 40}
+        | {"num_key_value_heads": 40, "intermediate_size": 15360, "vocab_size": 84608},
+        40 * (4 * 5120**2 + 3 * 5120 * 15360 + 4 * 5120) + 2 * 84608 * 5120 + 2 * 5120,
+    ),
+    # Falcon 40B and 7B as first published; the head is the embedding
+    (
+        {"model_type": "RefinedWeb", "hidden_size": 8192, "n_layer": 60, "n_head": 128, "n_head_kv": 8}
+        | {"bias": False, "parallel_attn": True, "vocab_size": 65024},
+        60 * (2 * 8192**2 + 2 * 8192 * 512 + 8 * 8192**2 + 4 * 8192) + 65024 * 8192 + 2 * 8192,
+    ),
+    (
+        {"model_type": "RefinedWebModel", "hidden_size": 4544, "n_layer": 32, "n_head": 71, "multi_query": True}
+        | {"bias": False, "parallel_attn": True, "vocab_size": 65024},
+        32 * (2 * 4544**2 + 2 * 4544 * 64 + 8 * 4544**2 + 2 * 4544) + 65024 * 4544 + 2 * 4544,
+    ),
+    # openPangu Embedded 7B: biases around attention
+    (
+        {"model_type": "PanguEmbedded", "hidden_size": 4096, "num_hidden_layers": 34, "num_attention_heads": 32}
+        | {"num_key_value_heads": 8, "bias": True, "intermediate_size": 12800, "vocab_size": 153376},
+        34 * (2 * 4096**2 + 2 * 4096 * 1024 + 2 * (4096 + 1024) + 3 * 4096 * 12800 + 2 * 4096)
+        + 2 * 153376 * 4096
+        + 4096,
+    ),
+    # Pangu Pro MoE, 72B: 64 experts in groups, a shared one, a scale of each expert
+    (
+        {"model_type": "PanguProMoE", "hidden_size": 5120, "num_hidden_layers": 48, "num_attention_heads": 40}
+        | {"num_key_value_heads": 8, "num_experts": 64, "num_experts_per_tok": 8, "moe_intermediate_size": 1344}
+        | {"shared_expert_intermediate_size": 5376, "vocab_size": 153376},
+        48 * (2 * 5120**2 + 2 * 5120 * 1024 + 2 * (5120 + 1024) + 65 * 64 + 2 * 5120 - 64 * 64)
+        + 48 * (3 * 5120 * (64 * 1344 + 5376) + 64 * 5120)
+        + 2 * 153376 * 5120
+        + 5120,
+    ),
+    # openPangu Ultra MoE, 718B: latent attention under its own names, four norms a layer
+    (
+        {"model_type": "pangu_ultra_moe", "hidden_size": 7680, "num_hidden_layers": 61, "num_attention_heads": 128}
+        | {"attention_q_lora_dim": 1536, "attention_kv_lora_dim": 512, "attention_qk_dim": 128}
+        | {"attention_qk_rope_dim": 64, "attention_v_dim": 128, "intermediate_size": 18432, "num_dense_layers": 3}
+        | {"moe_intermediate_size": 2048, "num_routed_experts": 256, "num_shared_experts": 1}
+        | {"num_experts_per_tok": 8, "num_mtp_layers": 1, "sandwich_norm": True, "vocab_size": 153600},
+        61 * (7680 * 1536 + 1536 + 1536 * 128 * 192 + 7680 * 576 + 512 + 512 * 128 * 256 + 128 * 128 * 7680 + 4 * 7680)
+        + 3 * 3 * 7680 * 18432
+        + 58 * (257 * 3 * 7680 * 2048 + 256 * 7680)
+        + 2 * 153600 * 7680
+        + 7680,
+    ),
+    # Jais 13B: GPT-2 with SwiGLU and distances in place of positions
+    (
+        {"model_type": "jais", "n_embd": 5120, "n_layer": 40, "n_head": 40, "n_inner": 13653, "vocab_size": 84992}
+        | {"activation_function": "swiglu", "position_embedding_type": "alibi"},
+        40 * (4 * (5120**2 + 5120) + 3 * 5120 * 13653 + 2 * 13653 + 5120 + 4 * 5120) + 84992 * 5120 + 2 * 5120,
+    ),
     # DeepSeek-VL2's smallest language model: no latent attention
     (
         {"model_type": "deepseek_v2", "use_mla": False, "kv_lora_rank": None, "hidden_size": 1280}
@@ -248,7 +317,7 @@ def test_windows_are_the_class_s_own_and_those_that_the_file_lists(family):
 
 # of transformers: code beside the weights
 WITHOUT_A_CLASS = ("internlm2", "baichuan", "chatglm", "deepseek", "qwen", "minicpm", "exaone", "mimo")
-WITHOUT_A_CLASS += ("bailing_moe", "bailing_moe_v2")
+WITHOUT_A_CLASS += ("bailing_moe", "bailing_moe_v2", *(set(HUB_CODE) - set(_SAME_CLASS)))
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -257,7 +326,10 @@ def test_no_window_is_no_window(family):
     needs = {"intermediate_size": 64, "max_position_embeddings": 64, "vocab_size": 99, "hidden_size": 96}
     needs |= {"num_hidden_layers": 2, "num_attention_heads": 6} if family in WITHOUT_A_CLASS else {}
     needs |= {"num_experts_per_tok": 6} if family == "deepseek_v2" else {}
-    needs |= SMALL_EXPERTS | {"moe_intermediate_size": 32} if family.startswith("bailing") else {}
+    small = SMALL_EXPERTS | {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
+    needs |= small if family.startswith(("bailing", "pangu")) else {}
+    if family == "pangu_ultra_moe":
+        needs |= {"kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8}
     if family == "granitemoehybrid":
         needs["layer_types"] = ["attention"] * 32
     spec = from_hf({"model_type": family, **needs, "sliding_window": None})
@@ -318,6 +390,15 @@ def test_lists_of_one_value_a_layer_are_that_value_and_others_are_refused():
             "cross-attention",
         ),
         ({"model_type": "openelm", "ffn_multipliers": [1.0, 2.0]}, "different widths"),
+        ({"model_type": "step3_text", "share_q_dim": 2048}, "a shared factor"),
+        ({"model_type": "step3p5", "attention_other_setting": {"num_attention_heads": 96}}, "heads of their own"),
+        ({"model_type": "deci", "num_key_value_heads_per_layer": [4, 2]}, "heads of their own"),
+        ({"model_type": "arctic", "parallel_attn_mlp_res": True}, "beside its experts"),
+        ({"model_type": "bailing_moe_linear", "layer_group_size": 5, "group_norm_size": 4}, "linear attention"),
+        ({"model_type": "ernie4_5_moe_vl", "moe_num_experts": [64, 64]}, "experts of two kinds"),
+        ({"model_type": "qwen3", "layer_types": ["linear_attention", "full_attention"]}, "linear attention"),
+        ({"model_type": "llama", "layer_types": ["mamba"] * 32}, "Mamba"),
+        ({"model_type": "olmo3", "num_hidden_layers": 8, "layer_types": ["full_attention"] * 3}, "lists 3 of"),
     ],
 )
 def test_what_a_family_has_and_the_simulator_has_not_is_said(config, words):
@@ -352,3 +433,64 @@ def test_what_a_count_of_weights_does_not_show():
     assert from_hf({"model_type": "qwen2_moe", **QWEN_MOE}).shared_experts == 1
     sparse = from_hf({"model_type": "deepseek_v32", **LATENT, "v_head_dim": 12, **DEEPSEEK_MOE, "index_topk": None})
     assert (sparse.index_topk, sparse.index_heads, sparse.index_dim) == (2048, 64, 128)
+
+
+@pytest.mark.parametrize("said, tied", [("false", False), ("true", True), (" False", False), (0, False), (1, True)])
+def test_a_switch_written_as_text_is_that_switch(said, tied):
+    assert from_hf({"model_type": "llama", "tie_word_embeddings": said}).tied is tied
+
+
+@pytest.mark.parametrize("said", ["maybe", "", [True], 2, 0.5, {"a": 1}])
+def test_a_switch_that_is_neither_is_refused(said):
+    with pytest.raises(InputError, match="tie_word_embeddings=.*: must be true or false"):
+        from_hf({"model_type": "llama", "tie_word_embeddings": said})
+
+
+def test_a_list_of_layers_that_goes_on_for_prediction_modules():
+    kinds = ["sliding_attention"] * 3 + ["full_attention"]
+    spec = from_hf({"model_type": "olmo3", "num_hidden_layers": 4, "layer_types": [*kinds, "sliding_attention"]})
+    assert spec.window_layers == 3
+
+
+LLAMA = {"dim": 4096, "n_layers": 32, "n_heads": 32, "norm_eps": 1e-5}
+DEEPSEEK = {"vocab_size": 129280, "dim": 7168, "inter_dim": 18432, "moe_inter_dim": 2048, "n_layers": 61}
+DEEPSEEK |= {"n_dense_layers": 3, "n_heads": 128, "n_routed_experts": 256, "n_shared_experts": 1}
+DEEPSEEK |= {"n_activated_experts": 8, "n_expert_groups": 8, "n_limited_groups": 4, "q_lora_rank": 1536}
+DEEPSEEK |= {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+
+
+@pytest.mark.parametrize(
+    "params, weights, window",
+    [
+        (LLAMA | {"multiple_of": 256, "vocab_size": -1}, 6_738_415_616, 0),  # Llama 1 and 2, 7B
+        (
+            LLAMA | {"n_kv_heads": 8, "vocab_size": 128256, "ffn_dim_multiplier": 1.3, "multiple_of": 1024},
+            8_030_261_248,  # Llama 3, 8B
+            0,
+        ),
+        (
+            LLAMA
+            | {"n_kv_heads": 8, "head_dim": 128, "hidden_dim": 14336, "vocab_size": 32000, "sliding_window": 4096},
+            7_241_732_096,  # Mistral 7B
+            32,
+        ),
+        (
+            LLAMA
+            | {"n_kv_heads": 8, "head_dim": 128, "hidden_dim": 14336, "vocab_size": 32000}
+            | {"moe": {"num_experts_per_tok": 2, "num_experts": 8}},
+            46_702_792_704,  # Mixtral 8x7B
+            0,
+        ),
+        (DEEPSEEK, 671_026_419_200, 0),
+        (DEEPSEEK | {"index_n_heads": 64, "index_head_dim": 128, "index_topk": 2048}, 671_877_944_064, 0),
+    ],
+    ids=["llama2", "llama3", "mistral", "mixtral", "deepseek_v3", "deepseek_v3.2"],
+)
+def test_the_makers_own_params_are_the_model(params, weights, window):
+    """Weights as the same models' Hugging Face pages count them."""
+    spec = load_model(params)
+    assert (spec.total_params(), spec.window_layers) == (weights, window)
+    with pytest.raises(InputError, match="params.json multiple_of"):
+        load_model(LLAMA | {"multiple_of": "x"})
+    with pytest.raises(InputError, match="ffn_dim_multiplier='x': must be a number"):
+        load_model(LLAMA | {"ffn_dim_multiplier": "x"})
