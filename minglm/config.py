@@ -139,6 +139,13 @@ class ModelConfig:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
                 raise InputError(f"{name}={value!r}: must be a positive finite number; leave it out for the default")
             object.__setattr__(self, name, float(value))  # a whole number too: readers of the file tell them apart
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            said = getattr(self, name)
+            ids = said if isinstance(said, tuple) and name == "eos_token_id" else () if said is None else (said,)
+            if any(isinstance(one, bool) or not isinstance(one, int) or one < 0 for one in ids):
+                raise InputError(
+                    f"{name}={said!r}: must be the number of a token, of at least 0; leave it out or give null for none"
+                )
         if not isinstance(self.mtp_normed_hidden, bool):
             raise InputError(f"mtp_normed_hidden={self.mtp_normed_hidden!r}: must be true or false")
 

@@ -19,7 +19,7 @@ THETA = 10_000.0  # transformers' where no key gives one
 BOOKKEEPING = frozenset(
     """
     architectures model_type transformers_version dtype torch_dtype use_cache _name_or_path
-    quantization_config auto_map head_dim qk_head_dim layer_types output_router_logits ep_size
+    quantization_config auto_map head_dim qk_head_dim output_router_logits ep_size
     attention_dropout pretraining_tp chunk_size_feed_forward id2label label2id is_encoder_decoder
     output_attentions output_hidden_states return_dict problem_type index_share_for_mtp_iteration use_index_cache
     """.split()
@@ -39,6 +39,8 @@ FIXED = {
     "rope_interleave": True,
     "indexer_rope_interleave": True,
 }
+# What `layer_types` says of a layer of this model: transformers writes the first, earlier releases the second.
+SPARSE_LAYERS = ("indexed_attention", "full_attention")
 ALIASES = {"num_local_experts": "n_routed_experts", "num_experts": "n_routed_experts"}
 
 
@@ -92,6 +94,13 @@ def fields_of(raw: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any
         )
     values: dict[str, Any] = {"rope_theta": _rope_theta(raw), "mtp_normed_hidden": True}
     raw.update(_dense_layers(raw))
+    kinds = raw.pop("layer_types", None) or ()
+    if not isinstance(kinds, (list, tuple)) or any(kind not in SPARSE_LAYERS for kind in kinds):
+        other = next((kind for kind in kinds if kind not in SPARSE_LAYERS), kinds)
+        raise InputError(
+            f"config.json has {other!r} in layer_types: only {' and '.join(SPARSE_LAYERS)} are supported; use a config "
+            "of such layers, or leave layer_types out"
+        )
     if raw.get("n_shared_experts", 1) is None:
         raw["n_shared_experts"] = 0  # DeepSeek's way to say that there is none
     types = _indexer_types(raw, raw.get("num_hidden_layers", defaults["num_hidden_layers"]))

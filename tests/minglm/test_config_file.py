@@ -51,6 +51,11 @@ def test_theta_is_found_where_transformers_finds_it(keys, theta):
         ({"moe_layer_freq": 2}, "moe_layer_freq=2"),
         ({"topk_method": "greedy"}, "topk_method='greedy'"),
         ({"rope_interleave": False}, "rope_interleave=False"),
+        ({"layer_types": ["indexed_attention", "linear_attention"]}, "'linear_attention' in layer_types"),
+        ({"layer_types": "full"}, "in layer_types"),
+        ({"eos_token_id": "1"}, "eos_token_id='1': must be the number of a token"),
+        ({"eos_token_id": [1, -1]}, "eos_token_id=(1, -1): must be the number of a token"),
+        ({"pad_token_id": True}, "pad_token_id=True"),
     ],
 )
 def test_another_computation_is_refused_by_its_key(keys, words):
