@@ -15,7 +15,7 @@ IGNORED = re.compile(
     r"communication_data_type|memory_breakdown|disable_allgather|optimizer\.params|seed|aio|elasticity|amp|"
     r"(fp16|bf16)\.|compression|curriculum|data_efficiency|eigenvalue|autotuning|graph_harvesting|load_universal|nebula|"
     r"zero_optimization\.(allgather|reduce|contiguous|round_robin|sub_group|stage3_|ignore|elastic|load_from|legacy|"
-    r"memory_efficient|zero_hpz|zero_quantized|mics|cpu_offload_use|override|log_trace|offload_\w+\.(pin|buffer|fast|nvme|"
+    r"memory_efficient|zero_quantized_nontrainable|mics_hier|cpu_offload_use|override|log_trace|offload_\w+\.(pin|buffer|fast|nvme|"
     r"ratio|max_in|pipeline)))"
 )
 
@@ -69,6 +69,11 @@ def read(document: Mapping[str, Any], where: str) -> Launch:
         )
     if (group := a.whole("zero_optimization.zero_hpz_partition_size", becomes="options.hsdp")) and group > 1:
         out.notes.append(f"a second copy of the parameters in groups of {group} is left out")
+    if (group := a.whole("zero_optimization.mics_shard_size", becomes="options.hsdp")) and group > 1:
+        out.options["hsdp"] = group
+    for key in ("zero_quantized_weights", "zero_quantized_gradients"):
+        if a.flag(f"zero_optimization.{key}", becomes="nothing: messages keep their precision"):
+            out.notes.append(f"{key}: messages in fewer bits are left out")
     bf16 = a.flag("bf16.enabled", "bfloat16.enabled", becomes="precision")
     fp16 = a.flag("fp16.enabled", becomes="precision")
     out.run["precision"] = "bf16" if bf16 else "fp16" if fp16 else None

@@ -31,6 +31,13 @@ IGNORED = re.compile(
     r"num-layers-at|accumulate-allreduce|make-vocab|main-params|exp-avg-sq|hidden-dropout-|moe-layer-recompute-|"
     r"fsdp-double-buffer|use-nccl-ub)"
 )
+# MindSpeed's kernels for Ascend, which its stack here has; they also say that a launch is MindSpeed's.
+MINDSPEED = re.compile(
+    r"^(use-fused-(rmsnorm|swiglu|rotary-pos-emb|moe-token-permute-and-unpermute|ring-attention-update|mlp|moe|cross)|"
+    r"use-(ascend-)?mc2$|gemm-gradient-accumulation-fusion$|use-ascend-coc$|npu-|context-parallel-algo$|"
+    r"use-cp-send-recv-overlap$|reuse-fp32-param$|swap-attention$|recompute-in-bubble$|recompute-in-advance$|"
+    r"moe-alltoall-overlap-comm$|moe-allgather-overlap-comm$|moe-tp-extend-ep$)"
+)
 
 
 def read(values: dict[str, Any], where: str) -> Launch:
@@ -41,24 +48,48 @@ def read(values: dict[str, Any], where: str) -> Launch:
     """
     a, out = Arguments(values, where, "--"), Launch("megatron")
     out.run["stack"] = "Megatron-Core"
+    if any(MINDSPEED.search(name) for name in values):
+        out.run["stack"], out.cluster = "MindSpeed-LLM 2.3.0", "atlas_800t_a2"
     _chips(a, out)
     _plan(a, out)
     _model(a, out)
     _batch(a, out)
     _switches(a, out)
     _recompute(a, out)
+    _mindspeed(a, out)
     a.finish(out, IGNORED)
     return out
 
 
+def _mindspeed(a: Arguments, out: Launch) -> None:
+    """What MindSpeed adds; its other switches are refused or passed over as Megatron's are."""
+    for name in a.values:
+        if name.startswith("use-fused-") and MINDSPEED.search(name):
+            a.raw(name, becomes="stack")
+    if a.flag("use-ascend-mc2", "use-mc2", "use-ascend-coc", becomes="options.overlap_tp"):
+        out.options["overlap_tp"] = True
+    if a.flag("gemm-gradient-accumulation-fusion", becomes="options.accumulate_fused"):
+        out.options["accumulate_fused"] = True
+    if a.flag("moe-alltoall-overlap-comm", becomes="options.overlap_all_to_all"):
+        out.options["overlap_all_to_all"] = True
+    a.choice("context-parallel-algo", table={"megatron_cp_algo": None}, becomes="plan.cp")
+    if a.flag("use-cp-send-recv-overlap", becomes="plan.cp"):
+        out.notes.append("keys and values travel round the ring while attention computes, as without the switch")
+    if a.flag("reuse-fp32-param", becomes="nothing: bf16 weights are kept beside the fp32 ones"):
+        out.notes.append("bf16 weights that are a part of the fp32 ones are left out: each has its own memory")
+
+
 def _chips(a: Arguments, out: Launch) -> None:
     # the last one that is given holds: what the launcher says before what the job asked for
+    a.whole("local-worker-num", becomes="chips", low=1)
     nodes = a.whole("sbatch-nodes", "num-nodes", "nnodes", becomes="chips", low=1)
     each = a.whole(
         "sbatch-ntasks-per-node", "sbatch-gpus-per-node", "num-gpus", "nproc-per-node", becomes="chips", low=1
     )
     if each:
         out.chips = (nodes or 1) * each
+    elif workers := a.whole("worker-num", becomes="chips", low=1):  # msrun
+        out.chips = workers
     elif nodes:
         out.notes.append("chips of a node: 8")
         out.chips = nodes * 8
@@ -79,6 +110,7 @@ def _plan(a: Arguments, out: Launch) -> None:
     if a.has("num-experts") and "etp" not in out.plan:
         out.plan["etp"] = out.plan["tp"]  # Megatron's default
     out.plan["sp"] = a.flag("sequence-parallel", becomes="plan.sp") and out.plan["tp"] > 1
+    a.choice("cp-comm-type", table={"p2p": None, "allgather": None}, becomes="plan.cp")
 
 
 def _model(a: Arguments, out: Launch) -> None:
@@ -95,6 +127,8 @@ def _model(a: Arguments, out: Launch) -> None:
     if a.flag("group-query-attention", becomes="model.kv_heads"):
         m["kv_heads"] = groups or 1
     m["gated_ffn"] = a.flag("swiglu", becomes="model.gated_ffn")
+    if m["gated_ffn"] and m["ffn"] is None and m["hidden"]:
+        m["ffn"] = int(4 * m["hidden"] * 2 / 3 / 64) * 64  # Megatron keeps the number of weights
     m["tied"] = not a.flag("untie-embeddings-and-output-weights", becomes="model.tied")
     m["qk_norm"] = a.flag("qk-layernorm", becomes="model.qk_norm")
     m["norm"] = (
@@ -207,7 +241,7 @@ def _batch(a: Arguments, out: Launch) -> None:
         out.notes.append("weights that are gathered and kept in fp8 are left out: they are in bf16")
     out.run["precision"] = "fp8" if eight else "bf16" if bf16 else "fp16" if fp16 else None
     if out.run["precision"] is None:
-        out.notes.append("precision bf16: neither --bf16 nor --fp16 is given")
+        out.notes.append("precision bf16: neither --bf16 nor --fp16 is given, and training in fp32 is not simulated")
 
 
 def _switches(a: Arguments, out: Launch) -> None:

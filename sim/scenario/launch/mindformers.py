@@ -100,7 +100,7 @@ def _model(a: Arguments, out: Launch) -> None:
     if not m["ffn"] and m["hidden"]:
         m["ffn"] = _llama_ffn(m["hidden"], multiple or 256, factor)
     m["qkv_bias"] = a.flag(p + "qkv_has_bias", becomes="model.qkv_bias")
-    m["qk_norm"] = a.flag(p + "qk_norm", p + "use_qk_norm", becomes="model.qk_norm")
+    m["qk_norm"] = a.flag(p + "qk_norm", p + "use_qk_norm", p + "qk_layernorm", becomes="model.qk_norm")
     out.run["seq"] = a.whole("train_dataset.data_loader.config.seq_length", p + "seq_length", becomes="seq", low=1)
     m["max_seq"] = out.run["seq"]
     if m["kv_lora"]:

@@ -78,9 +78,8 @@ def _plan(a: Arguments, out: Launch) -> None:
         becomes = "options.hsdp" if key == "replicate" else f"plan.{key}"
         names = (f"parallelism.{name}", f"experimental.{name}", f"training.{name}")
         degree[key] = a.whole(*names, becomes=becomes, low=1) or 1
-    shards = a.number(
-        "parallelism.data_parallel_shard_degree", "training.data_parallel_shard_degree", becomes="options.fsdp"
-    )
+    named = ("parallelism.data_parallel_shard_degree", "training.data_parallel_shard_degree")
+    shards = a.number(*named, "training.data_parallel_degree", becomes="options.fsdp")  # the last until 2024
     out.run["shards"] = -1 if shards is None else int(shards)
     out.run["replicas"] = degree.pop("replicate")
     out.plan = {k: v for k, v in degree.items() if v > 1 or k in ("tp", "pp")}

@@ -193,6 +193,17 @@ GPT |= {"max-position-embeddings": "1024", "vocab-size": "50257"}
         ({"num-experts": "8"}, "options.router_fused", None),  # fused only where it is asked for
         ({"num-experts": "8", "moe-router-fusion": True}, "options.router_fused", True),
         ({"nnodes": "3", "nproc-per-node": "4"}, "chips", 12),
+        ({"worker-num": "16", "local-worker-num": "8"}, "chips", 16),  # msrun
+        ({"swiglu": True}, "model.ffn", 2048),  # two thirds of 4 × 768, in whole 64s
+        ({"swiglu": True, "hidden-size": "4096"}, "model.ffn", 10880),
+        ({"swiglu": True, "ffn-hidden-size": "3072"}, "model.ffn", 3072),
+        ({}, "model.ffn", None),  # 4 × hidden
+        ({"cp-comm-type": "p2p"}, "run.stack", "Megatron-Core"),
+        ({"use-fused-rmsnorm": True, "use-fused-swiglu": True}, "run.stack", "MindSpeed-LLM 2.3.0"),
+        ({"use-ascend-mc2": True}, "options.overlap_tp", True),
+        ({"use-fused-rmsnorm": True}, "options.overlap_tp", False),
+        ({"gemm-gradient-accumulation-fusion": True}, "options.accumulate_fused", True),
+        ({"context-parallel-algo": "megatron_cp_algo"}, "run.stack", "MindSpeed-LLM 2.3.0"),
     ],
 )
 def test_megatrons_defaults_are_its_own(more, path, value):
@@ -296,3 +307,32 @@ def test_remedies_of_refusals_work(tmp_path, capsys):
     more = ["--model", "llama3_8b", "--set", "seq=4096"]
     assert main(["import-args", plain, *out, *more]) == 2 and "--chips 8" in capsys.readouterr().err
     assert main(["import-args", plain, *out, *more, "--chips", "8"]) == 0
+
+
+@pytest.mark.parametrize(
+    "read, values, words",
+    [
+        (megatron, GPT | {"cp-comm-type": "a2a"}, "--cp-comm-type 'a2a': not simulated; use one of p2p"),
+        (megatron, GPT | {"context-parallel-algo": "ulysses_cp_algo"}, "use one of megatron_cp_algo"),
+        (megatron, GPT | {"swap-attention": True}, "--ignore swap-attention"),
+    ],
+)
+def test_another_way_round_the_context_is_named(read, values, words):
+    with pytest.raises(InputError, match=words):
+        read(values, "run.sh")
+
+
+def test_groups_of_mics_shard_and_fewer_bits_are_told():
+    """DeepSpeed's MiCS keeps a whole copy in every group; ZeRO++'s messages in int8 are not simulated."""
+    zero = {"stage": 3, "mics_shard_size": 8, "zero_quantized_weights": True}
+    launch = deepspeed({"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}, "ds.json")
+    assert (launch.options["zero"], launch.options["hsdp"]) == (3, 8)
+    assert any("fewer bits" in note for note in launch.notes)
+
+
+def test_torchtitan_of_2024_and_mindformers_other_names():
+    parallel = {"tensor_parallel_degree": 2, "data_parallel_degree": 4}
+    launch = torchtitan({"model": {"name": "llama3", "flavor": "8B"}, "training": parallel}, "job.toml")
+    assert (launch.run["shards"], launch.plan["tp"]) == (4, 2)
+    model = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "qk_layernorm": True}
+    assert mindformers({"model": {"model_config": model}}, "run.yaml").run["model"]["qk_norm"] is True
