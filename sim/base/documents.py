@@ -57,15 +57,24 @@ def read_bytes(path: Path, most: int, remedy: str, count: int = -1) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
 
 
+def _encoding(data: bytes) -> str:
+    """By a file's mark, else by where the zeros of its first character stand (as RFC 4627 tells JSON's apart)."""
+    if data[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return "utf-32"
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    first = tuple(bool(byte) for byte in data[:4])
+    return {(True, False, True, False): "utf-16-le", (False, True, False, True): "utf-16-be"}.get(first, "utf-8-sig")
+
+
 def decode_text(data: bytes, path: str | Path, formats: str) -> str:
-    """Text of a file in UTF-8, or in UTF-16 with its mark, as editors and spreadsheets on Windows save it.
+    """Text of a file in UTF-8, or in UTF-16 or UTF-32 as editors, spreadsheets and shells on Windows save it.
 
     Raises:
         InputError: another encoding, or no text at all.
     """
-    marked = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     try:
-        text = data.decode("utf-16" if marked else "utf-8-sig")
+        text = data.decode(_encoding(data)).removeprefix("\ufeff")
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text; save it as UTF-8 ({formats})") from None
     if "\0" in text:

@@ -48,6 +48,26 @@ COLUMNS = (
     "iteration time (ms)",
 )
 TIMES = {"iteration time (ms)": 1e-3, "iteration time (s)": 1.0, "iteration time (us)": 1e-6}  # seconds of one
+TIMES |= {"iteration time (min)": 60.0, "iteration time": 0.0}  # the last: each cell says its unit
+_OTHER_NAMES = {  # of a column, as launch scripts and people write it
+    "gpus": ("gpu", "num gpus", "number of gpus", "world size", "chips"),
+    "global batch": ("gbs", "global batch size"),
+    "micro batch": ("mbs", "micro batch size"),
+    "hidden size": ("hidden",),
+    "attention heads": ("heads", "num attention heads", "num heads"),
+    "layers": ("num layers", "number of layers"),
+    "sequence length": ("seq", "seq len", "seq length", "seqlen"),
+    "tensor parallelism": ("tp", "tp size", "tensor parallel", "tensor parallel size", "tensor model parallel size"),
+    "data parallelism": ("dp", "dp size", "data parallel", "data parallel size"),
+    "pipeline parallelism": (
+        "pp",
+        "pp size",
+        "pipeline parallel",
+        "pipeline parallel size",
+        "pipeline model parallel size",
+    ),
+}
+_NAME_OF = {other: name for name, others in _OTHER_NAMES.items() for other in others}
 ASSUMPTIONS = (
     "vocabulary of 51,200 (padded)",
     "DGX A100 node, NVLink 300 GB/s each way",
@@ -78,8 +98,13 @@ class Unreadable:
 
 def _column(name: str) -> str:
     """A column's name as it is known: `iteration_time_ms`, `Iteration Time [ms]` and `# GPUs` are."""
-    words = re.sub(r"[#_\s]+", " ", name.lower().replace("[", "(").replace("]", ")")).strip()
-    return re.sub(r"^iteration time \(?(ms|s|us)\)?$", r"iteration time (\1)", words)
+    words = re.sub(r"[#_\s-]+", " ", name.lower().replace("[", "(").replace("]", ")")).strip()
+    words = re.sub(r"^(step|iteration) time(?: in|,|)(?: \(?(ms|s|us|min)\)?)?$", _time, words)
+    return _NAME_OF.get(words, words)
+
+
+def _time(match: re.Match[str]) -> str:
+    return f"iteration time ({match[2]})" if match[2] else "iteration time"
 
 
 def read_table(path: str | Path) -> list[Iteration]:
@@ -143,7 +168,7 @@ def _iteration(cells: dict[str, str], decimal: str, where: str) -> Iteration:
     time_column = next((name for name in TIMES if name in cells), None)
     if time_column is None:
         raise InputError(f"{where}: is not a line of numbers for {', '.join(COLUMNS)}")
-    seconds = spreadsheet.cell_number(cells[time_column], decimal, f"{where}: {time_column}") * TIMES[time_column]
+    seconds = _seconds(cells[time_column], time_column, decimal, f"{where}: {time_column}")
     vocabulary = whole("vocabulary", VOCABULARY)
     if (
         min(gpus, batch, micro, hidden, heads, layers, seq, tp, dp, pp, seconds, vocabulary) <= 0
@@ -165,6 +190,21 @@ def _iteration(cells: dict[str, str], decimal: str, where: str) -> Iteration:
         _cluster(units.parse(rate, "bytes_per_s", f"{where}: network") if rate else None),
         cells.get("stack", ""),
     )
+
+
+def _seconds(cell: str, column: str, decimal: str, where: str) -> float:
+    """The time of a cell in seconds; a unit may stand in the cell, and must where the column has none.
+
+    Raises:
+        InputError: no time, none of a known unit, or a unit other than the column's.
+    """
+    named = re.fullmatch(r"(.*\d)\s*(ms|s|us|µs|min)", cell.strip())
+    unit = f"iteration time ({named[2].replace('µ', 'u')})" if named else column
+    if unit not in (column, "iteration time") and column != "iteration time":
+        raise InputError(f"{where}: {cell!r} has another unit than its column; give one of them")
+    if not TIMES[unit]:
+        raise InputError(f"{where}: {cell!r} has no unit; name it in the column, such as {COLUMNS[-1]!r}")
+    return spreadsheet.cell_number(named[1] if named else cell, decimal, where) * TIMES[unit]
 
 
 @functools.cache

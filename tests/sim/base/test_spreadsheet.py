@@ -12,7 +12,7 @@ HEAD, ROW = ["# GPUs", "iteration time (ms)"], ["8", "4321.5"]
 
 @pytest.mark.parametrize("separator, decimal", [(",", "."), (";", "."), (";", ","), ("\t", ","), ("\t", ".")])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_every_dialect_is_one_table(separator, decimal, end, encoding):
     text = end.join([separator.join(HEAD), separator.join(ROW).replace(".", decimal), "", ""])
     lines, mark = read_lines(text.encode(encoding), "t.csv")
