@@ -25,10 +25,16 @@ class Groups:
     files: int
 
     def of(self, node: Node) -> list[int]:
-        """Ranks that a collective brings together. Raises InputError where its group is none of those that are said."""
+        """Ranks that a collective brings together; without a name all there are, which a single group of more ranks
+        than files says.
+
+        Raises:
+            InputError: its group is none of those that are said.
+        """
         name = name_of(node)
         if not name:
-            return list(range(self.files))
+            alone = next(iter(self.ranks.values())) if len(self.ranks) == 1 else []
+            return alone if max(alone, default=0) >= self.files else list(range(self.files))
         if not self.ranks:
             return self.named[name]
         if name not in self.ranks:

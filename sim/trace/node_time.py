@@ -67,15 +67,15 @@ def _collective_s(node: Node, which: str, size: float, groups: Groups, cluster: 
     if not name and isinstance(dimensions, tuple) and not all(dimensions):
         raise InputError(
             f"{which} spans some dimensions of its writer's network (involved_dim), which the trace does not give; "
-            'write its ranks into PREFIX.json, such as {"0": [0, 1, 2, 3]}, and the group\'s name into its pg_name'
+            "give traces that name groups (pg_name), or have durations"
         )
     members = groups.of(node)
     if len(members) < 2:
         if name in groups.ranks:
             return 0.0  # a group of one moves nothing
         raise InputError(
-            f"{which} is a collective of {size:,.0f} bytes in a trace of one file; write its group into PREFIX.json, "
-            'such as {"0": [0, 1, 2, 3]}, and its pg_name, or add the other files'
+            f"{which} is a collective of {size:,.0f} bytes in a trace of one file; write its ranks into PREFIX.json, "
+            f'such as {{"{name or 0}": [0, 1, 2, 3]}}, or add the other files'
         )
     stride = max(1, (max(members) - min(members)) // (len(members) - 1))
     whole = size * len(members) if number in _GIVES_A_PART else size

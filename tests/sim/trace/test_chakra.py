@@ -475,3 +475,18 @@ def test_what_chakra_jsonizer_makes_of_a_trace(tmp_path):
     (tmp_path / "step.1.json").write_text(metadata + '{"id": "1", "type": "NO_SUCH_NODE"}')
     with pytest.raises(InputError, match="not what chakra_jsonizer"):
         replay(tmp_path)
+
+
+@pytest.mark.parametrize("group", ["", "tp"])
+def test_the_remedy_for_a_lone_file_works(tmp_path, group):
+    """As the refusal says: its ranks in PREFIX.json; it then takes what all four would."""
+    h100, named = load_cluster("dgx_h100"), {"pg_name": group} if group else {}
+    save(tmp_path, [collective(size=1 << 30, **named)])
+    with pytest.raises(InputError) as refusal:
+        replay(tmp_path, cluster=h100)
+    remedy = str(refusal.value).partition("such as ")[2].partition(", or add")[0]
+    (tmp_path / "all_reduce.json").write_text(remedy)
+    alone = replay(tmp_path, cluster=h100).step_us
+    (tmp_path / "all_reduce.json").unlink()
+    save(tmp_path, *[[collective(size=1 << 30, **named)]] * 4)
+    assert replay(tmp_path, cluster=h100).step_us == alone
