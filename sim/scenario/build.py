@@ -170,6 +170,7 @@ def build_plan(spec: RunSpec, cluster_chips: int, stack: Stack, notes: list[str]
     if "dp" not in widths:
         inner = math.prod(_width(spec, name) for name in _PRODUCT)
         if cluster_chips < inner:
+            _check_alone(spec, stack)
             raise InputError(
                 f"chips={cluster_chips:,}: fewer than tp × pp × cp = {inner:,}; give at least {inner:,} chips or a "
                 "smaller plan"
@@ -196,6 +197,18 @@ def build_plan(spec: RunSpec, cluster_chips: int, stack: Stack, notes: list[str]
     if schedule == "interleaved" and not interleaved:
         schedule = "1f1b"
     return Plan(**widths, schedule=schedule, micro_batch=spec.micro_batch or 1, recompute=recompute.kind, **switches)
+
+
+def _check_alone(spec: RunSpec, stack: Stack) -> None:
+    """Refuse what the model rules out on any number of chips, so that whoever gets more does not meet it then.
+
+    Raises:
+        InputError: widths that one replica of the model cannot have.
+    """
+    widths = {**spec.plan, "dp": spec.plan.get("ep", 1)}  # experts lie over replicas
+    plan = build_plan(dataclasses.replace(spec, plan=widths), 0, stack, [])
+    enough = plan.dp * plan.micro_batch * 4 * plan.pp * plan.vpp  # micro-batches for any schedule
+    check(plan, spec.model, Workload(enough, spec.seq or min(spec.model.max_seq, 4096)))
 
 
 def plan_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def changes_of(message: str) -> list[str]:
             f"{sections.get(key, 'plan.')}{key}={value if '[' in value else value.replace(',', '')}"
             for key, value in named
         ]
-        if found := re.search(r"give ([\d,]+) chips", way):
+        if found := re.search(r"give (?:at least )?([\d,]+) chips", way):
             changed.append(f"chips={found[1].replace(',', '')}")
         if found := re.search(r"schedule ([\w-]+)", way):
             changed.append(f"schedule={found[1]}")
@@ -110,6 +110,8 @@ def test_heads_and_key_value_heads_name_a_width_that_both_take():
         changed(MOE, plan__ep=8, plan__etp=3),
         changed(MOE, plan__ep=6),
         changed(MOE, plan__dp=40),
+        changed(DENSE, plan={"tp": 4, "pp": 7}, chips=8, global_batch=56),  # a width short of chips
+        changed(DENSE, plan={"tp": 4, "pp": 1, "cp": 3}, chips=8),
     ],
     ids=lambda d: str({**d["plan"], **{k: d[k] for k in ("schedule", "options") if k in d}}),
 )
@@ -146,3 +148,9 @@ def test_a_plan_that_cannot_run_names_one_that_can(document):
 def test_what_does_not_fit_names_changes_that_do(document):
     message, _ = follow(document)
     assert "GiB over" in message
+
+
+def test_more_chips_are_not_the_remedy_where_no_number_of_chips_is():
+    """64 stages of 28 layers: whoever got 64 chips would be refused then."""
+    with pytest.raises(InputError, match=r"more than the model's 28 layers; use pp × vpp of at most 28"):
+        runs(changed(DENSE, plan={"pp": 64}, chips=8))
