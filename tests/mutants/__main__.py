@@ -44,6 +44,7 @@ def run_tests(folder: Path, tests: str, log: Path, limit_s: float = LIMIT_S) -> 
                 del sys.modules[name]
             sys.path[:] = [str(folder), *(p for p in sys.path if p not in ("", str(ROOT)))]
             sys.dont_write_bytecode = True
+            os.environ["XDG_CACHE_HOME"] = str(folder / "cache")  # of what a changed C file compiles to
             import pytest
 
             quiet = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=line"]

@@ -2,12 +2,13 @@
 
 A change is one node of the syntax tree: a comparison at its border or turned round, + for −, × for ÷, `and` for `or`, a
 `not` that goes, `min` for `max`, a whole number one larger, a fraction twice as large. What only words a message, an
-annotation or a default text is left alone.
+annotation or a default text is left alone. Of C a change is one such operator or number of the code.
 """
 
 import ast
 import copy
 import random
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,6 +19,11 @@ _COMPARE |= {ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn:
 _BINARY = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}
 _BINARY |= {ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult}
 _SWAPPED = {"min": "max", "max": "min", "floor": "ceil", "ceil": "floor", "any": "all", "all": "any"}
+
+_C_SITE = re.compile(r"(?<= )(?:<=|>=|==|!=|&&|\|\||\+=|-=|[<>+*/%-])(?= )|(?<![\w.])\d+(?:\.\d+f?)?(?![\w.])")
+_C_SWAPPED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "&&": "||", "||": "&&", "+": "-"}
+_C_SWAPPED |= {"-": "+", "*": "/", "/": "*", "%": "/", "+=": "-=", "-=": "+="}
+_C_TEXT = re.compile(r"/\*.*?\*/|^(?:#|typedef)[^\n]*", re.S | re.M)  # nothing is changed in it
 
 _PAGE = "tests/sim/dashboard/test_dashboard.py"
 _ANSWER = " ".join(  # one answer, and what the page says of it
@@ -43,6 +49,11 @@ CORE = {
     "minglm/model/indexer.py": "tests/minglm/model/test_attention.py tests/minglm/model/test_sparse_attention.py",
     "minglm/model/compiled_choice.py": "tests/minglm/model/test_compiled_choice.py",
     "minglm/model/compiled_kl.py": "tests/minglm/model/test_compiled_kl.py",
+    "minglm/model/choose.c": "tests/minglm/model/test_compiled_choice.py",
+    "minglm/model/learn.c": "tests/minglm/model/test_compiled_kl.py",
+    "minglm/runtime/kernels.h": "tests/minglm/model/test_compiled_choice.py tests/minglm/model/test_compiled_kl.py "
+    "tests/minglm/inference/test_compiled_step.py",
+    "minglm/inference/decode.c": "tests/minglm/inference/test_compiled_step.py tests/minglm/inference/test_exact.py",
     "minglm/model/layers.py": "tests/minglm/model/test_layers.py",
     "minglm/model/moe.py": "tests/minglm/model/test_moe.py",
     "minglm/model/mtp.py": "tests/minglm/model/test_mtp.py",
@@ -183,19 +194,34 @@ def _changed(node: ast.AST, which: int) -> None:
         node.id = _SWAPPED[node.id]
 
 
-def changes(source: str) -> list[tuple[int, int]]:
+def changes(source: str, is_c: bool = False) -> list[tuple[int, int]]:
     """Every place of a file that can change."""
+    if is_c:
+        blank = _C_TEXT.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), source)
+        return [found.span() for found in _C_SITE.finditer(blank)]
     return list(_sites(ast.parse(source)))
 
 
-def change(source: str, site: tuple[int, int]) -> Change:
+def change(source: str, site: tuple[int, int], is_c: bool = False) -> Change:
     """The file with the change at a place."""
+    if is_c:
+        return _change_c(source, *site)
     tree = ast.parse(source)
     changed = copy.deepcopy(tree)
     before, after = (next(n for i, n in enumerate(ast.walk(t)) if i == site[0]) for t in (tree, changed))
     old = ast.unparse(before)
     _changed(after, site[1])
     return Change(getattr(before, "lineno", 0), f"{old[:60]} -> {ast.unparse(after)[:60]}", ast.unparse(changed))
+
+
+def _change_c(source: str, start: int, end: int) -> Change:
+    old = source[start:end]
+    new = _C_SWAPPED.get(old) or (str(int(old) + 1) if old.isdigit() else f"2 * {old}")
+    begin, stop = source.rfind("\n", 0, start) + 1, source.find("\n", end)
+    begin, stop = max(begin, start - 30), min(stop, end + 30)
+    before, after = source[begin:start].lstrip(), source[end:stop]
+    words = f"{before}{old}{after} -> {before}{new}{after}"
+    return Change(source.count("\n", 0, start) + 1, words, source[:start] + new + source[end:])
 
 
 def sample(part: str, each: int, seed: int, read) -> list[tuple[Planted, Change]]:
@@ -206,9 +232,9 @@ def sample(part: str, each: int, seed: int, read) -> list[tuple[Planted, Change]
     out = []
     for file, tests in CORE.items():
         if part in file:
-            source = read(file)
-            sites = changes(source)
+            source, is_c = read(file), file.endswith((".c", ".h"))
+            sites = changes(source, is_c)
             for site in sorted(random.Random(f"{seed} {file}").sample(sites, min(each, len(sites)))):
-                made = change(source, site)
+                made = change(source, site, is_c)
                 out.append((Planted(file, source, made.text, tests), made))
     return out

@@ -5,6 +5,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sim.cost.evaluate import in_closed_form
+from sim.cost.memory import RUNTIME_BYTES
 from sim.cost.stacks import load_stack
 from sim.planner.candidate import Candidate
 from sim.planner.candidates import PlanCosts
@@ -85,6 +86,18 @@ def test_no_cut_of_a_pipeline_holds_less_than_its_bound(schedule, recompute):
     vpp = 2 if schedule == "dualpipe" else 1
     c = Candidate(8, 1, 1, 1, 1, recompute, 8, vpp, schedule, 8, 1, 8 * 33, 0, 0)
     assert 0 < costs.least_bytes(c) <= costs.memory_bytes(c)
+
+
+def test_the_least_of_a_pipeline_fills_all_ranks_alike():
+    """Rank r of four holds the activations of 4 - r micro-batches beside its share of the states; with one micro-batch
+    every rank holds one, which tells the two sizes apart."""
+    costs = COSTS[0]
+    one = Candidate(8, 1, 1, 1, 1, "none", 4, 1, "1f1b", 1, 1, 1, 0, 0)
+    states = costs.whole_states(one)
+    kept = 4 * (costs.least_bytes(one) - RUNTIME_BYTES) - states
+    assert kept > 0.01 * states
+    many = costs.least_bytes(one._replace(batch=64)) - RUNTIME_BYTES
+    assert many == pytest.approx(1 / sum(1 / (states + kept * flying) for flying in (4, 3, 2, 1)))
 
 
 @settings(deadline=None, max_examples=60)
