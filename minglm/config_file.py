@@ -94,11 +94,11 @@ def fields_of(raw: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any
         )
     values: dict[str, Any] = {"rope_theta": _rope_theta(raw), "mtp_normed_hidden": True}
     raw.update(_dense_layers(raw))
-    kinds = raw.pop("layer_types", None) or ()
-    if not isinstance(kinds, (list, tuple)) or any(kind not in SPARSE_LAYERS for kind in kinds):
-        other = next((kind for kind in kinds if kind not in SPARSE_LAYERS), kinds)
+    listed = raw.pop("layer_types", None) or ()
+    if not isinstance(listed, (list, tuple)) or any(kind not in SPARSE_LAYERS for kind in listed):
+        odd = next((kind for kind in listed if kind not in SPARSE_LAYERS), listed)
         raise InputError(
-            f"config.json has {other!r} in layer_types: only {' and '.join(SPARSE_LAYERS)} are supported; use a config "
+            f"config.json has {odd!r} in layer_types: only {' and '.join(SPARSE_LAYERS)} are supported; use a config "
             "of such layers, or leave layer_types out"
         )
     if raw.get("n_shared_experts", 1) is None:

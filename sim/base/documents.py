@@ -63,8 +63,10 @@ def _encoding(data: bytes) -> str:
         return "utf-32"
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
-    first = tuple(bool(byte) for byte in data[:4])
-    return {(True, False, True, False): "utf-16-le", (False, True, False, True): "utf-16-be"}.get(first, "utf-8-sig")
+    zeros = [byte == 0 for byte in data[:4]]
+    if zeros == [False, True, False, True]:
+        return "utf-16-le"
+    return "utf-16-be" if zeros == [True, False, True, False] else "utf-8-sig"
 
 
 def decode_text(data: bytes, path: str | Path, formats: str) -> str:

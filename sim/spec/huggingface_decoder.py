@@ -22,9 +22,28 @@ def decoder(c: Config, **extra) -> dict[str, Any]:
         ffn=c.int("intermediate_size", 0),
         vocab=c.int("vocab_size"),
         tied=c.flag("tie_word_embeddings"),
-        max_seq=c.int("max_position_embeddings", 4096),
+        max_seq=_context(c),
     )
     return base | _left_in_bf16(c.raw) | extra
+
+
+# Kinds of rotary position whose factor stretches the context; of others the config's own length is the stretched one.
+_STRETCHED = ("yarn", "linear", "dynamic")
+
+
+def _context(c: Config) -> int:
+    """Longest context: `max_position_embeddings`, times the factor of positions that are scaled, as vLLM derives it; of
+    YaRN the factor counts from the length of training."""
+    length, rope = c.int("max_position_embeddings", 4096), c.raw.get("rope_scaling") or c.raw.get("rope_parameters")
+    if not isinstance(rope, Mapping) or c.kind.startswith("gemma3"):  # Gemma 3's length is the stretched one
+        return length
+    kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor")
+    if kind not in _STRETCHED or isinstance(factor, bool) or not isinstance(factor, (int, float)):
+        return length
+    trained = rope.get("original_max_position_embeddings") if kind == "yarn" else None
+    if isinstance(trained, bool) or not isinstance(trained, int):
+        trained = length
+    return round(trained * factor) if 1 <= factor <= 1000 and 0 < trained < 10**9 else length
 
 
 def _left_in_bf16(raw: Mapping[str, Any]) -> dict[str, Any]:

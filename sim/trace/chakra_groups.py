@@ -66,7 +66,7 @@ def groups_of(files: list[list[Node]], said: Mapping[str, list[int]]) -> Groups:
 
 def _of_metadata(nodes: list[Node], files: int) -> dict[str, list[int]]:
     """Groups that PyTorch's `process_group:init` lists; one without ranks is all of them."""
-    found = {}
+    found: dict[str, list[int]] = {}
     for node in nodes:
         if node.type == METADATA and '"pg_name"' in node.inputs:
             text = node.inputs[node.inputs.find("[{") : node.inputs.rfind("}]") + 2]

@@ -16,8 +16,7 @@ from minglm.errors import InputError
 from sim.base.documents import decode_text, read_bytes
 from sim.trace.chakra_node import Attribute, Node
 
-_TYPES = ("INVALID", "METADATA", "MEM_LOAD", "MEM_STORE", "COMP", "COMM_SEND", "COMM_RECV", "COMM_COLL", "STORAGE")
-_TYPES += ("BATCH", "CHECKPOINT")
+_TYPES = "INVALID METADATA MEM_LOAD MEM_STORE COMP COMM_SEND COMM_RECV COMM_COLL STORAGE BATCH CHECKPOINT".split()
 _NUMBERS = tuple(f"{kind}val" for kind in ("int32", "int64", "uint32", "uint64", "sint32", "sint64"))
 _NUMBERS += ("fixed32val", "fixed64val", "sfixed32val", "sfixed64val")
 _FRACTIONS = ("doubleval", "floatval")

@@ -16,8 +16,8 @@ from sim.trace import protobuf
 Attribute: TypeAlias = int | str | bool | float | tuple[bool, ...]
 METADATA, LOAD, STORE, COMP, SEND, RECV, COLL = 1, 2, 3, 4, 5, 6, 7
 ALL_REDUCE, ALL_GATHER, ALL_TO_ALL = 0, 2, 6
-_ATTRIBUTE: dict[type, int] = {bool: 27, str: 29, float: 3}  # AttributeProto field by Python type
-_INT32, _INT64, _BOOLS = 7, 9, 28
+_ATTRIBUTE: dict[type, int] = {bool: 27, str: 29, float: 3, tuple: 28}  # AttributeProto field by Python type
+_INT32, _INT64 = 7, 9
 # Values of other writers: doubles, floats, numbers of fixed width; sint32 and sint64 keep the sign in the lowest bit.
 _PACKED = {3: "<d", 5: "<f", 19: "<I", 21: "<Q", 23: "<i", 25: "<q"}
 _ZIGZAG = (15, 17)
@@ -45,7 +45,7 @@ class Node:
     def encode(self) -> bytes:
         """The node as a protobuf message."""
         attributes = [
-            protobuf.field(10, protobuf.field(1, name) + protobuf.field(_attribute_field(name, value), value))
+            protobuf.field(10, protobuf.field(1, name) + protobuf.field(_attribute_field(name, value), _plain(value)))
             for name, value in self.attrs.items()
         ]
         return b"".join(
@@ -94,6 +94,10 @@ def _attribute_field(name: str, value: Attribute) -> int:
     return _ATTRIBUTE.get(type(value), _INT32 if name in _INT32_NAMES else _INT64)
 
 
+def _plain(value: Attribute) -> int | str | bool | float | bytes:
+    return protobuf.packed(1, [*map(int, value)]) if isinstance(value, tuple) else value
+
+
 def _decode_attribute(data: bytes) -> dict[str, Attribute]:
     parts = dict(protobuf.fields(data))
     name = protobuf.as_bytes(parts.pop(1, b"")).decode()
@@ -103,7 +107,7 @@ def _decode_attribute(data: bytes) -> dict[str, Attribute]:
             values[name] = bool(raw)
         elif kind == _ATTRIBUTE[str]:
             values[name] = protobuf.as_bytes(raw).decode()
-        elif kind == _BOOLS:
+        elif kind == _ATTRIBUTE[tuple]:
             listed = dict(protobuf.fields(protobuf.as_bytes(raw))).get(1, b"")
             values[name] = tuple(map(bool, protobuf.unpack(listed)))
         elif kind in _PACKED and not isinstance(raw, int):

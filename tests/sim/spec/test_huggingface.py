@@ -92,6 +92,50 @@ def test_null_says_none_where_absence_says_the_default():
     assert from_hf({"model_type": "llama", "num_attention_heads": 16, "num_key_value_heads": None}).kv_heads == 16
 
 
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+
+
+@pytest.mark.parametrize(
+    "config, longest",
+    [
+        ({"model_type": "qwen2", "max_position_embeddings": 32768, "rope_scaling": YARN}, 131072),  # Qwen2.5's page
+        (
+            {"model_type": "qwen3", "max_position_embeddings": 32768, "rope_parameters": {**YARN, "rope_type": "yarn"}},
+            131072,
+        ),
+        (
+            {"model_type": "deepseek_v3", "max_position_embeddings": 163840}
+            | {"rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096}},
+            163840,  # its own length is the stretched one
+        ),
+        ({"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 4.0}}, 8192),  # of the class's 2,048
+        (
+            {"model_type": "llama", "max_position_embeddings": 131072}
+            | {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}},
+            131072,
+        ),
+        (
+            {"model_type": "phi3", "max_position_embeddings": 131072}
+            | {"rope_scaling": {"type": "longrope", "long_factor": [1.0]}, "original_max_position_embeddings": 4096},
+            131072,
+        ),
+        (
+            {"model_type": "gemma3_text", "max_position_embeddings": 131072}
+            | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+            131072,
+        ),
+        ({"model_type": "qwen2", "max_position_embeddings": 32768, "rope_scaling": None}, 32768),
+        (
+            {"model_type": "qwen2", "max_position_embeddings": 32768, "rope_scaling": {"type": "yarn", "factor": "4"}},
+            32768,
+        ),
+        ({"model_type": "qwen2", "max_position_embeddings": 32768, "rope_scaling": "yarn"}, 32768),
+    ],
+)
+def test_the_longest_context_of_scaled_positions(config, longest):
+    assert from_hf(config).max_seq == longest
+
+
 def test_layer_types_say_which_layers_have_a_window():
     kinds = ["sliding_attention"] * 3 + ["full_attention"]
     spec = from_hf({"model_type": "olmo3", "num_hidden_layers": 8, "layer_types": kinds * 2})

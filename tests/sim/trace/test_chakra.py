@@ -416,7 +416,7 @@ def test_a_collective_over_some_dimensions_says_so():
     """The `involved_dim` of ASTRA-sim's text converter: the network it means is not in the trace."""
     some = protobuf.field(10, protobuf.field(1, "involved_dim") + protobuf.field(28, protobuf.packed(1, [1, 0])))
     node = Node.decode(collective().encode() + some)
-    assert node.attrs["involved_dim"] == (True, False)
+    assert node.attrs["involved_dim"] == (True, False) and Node.decode(node.encode()) == node
     with pytest.raises(InputError, match="some dimensions of its writer's network"):
         run([[node]] * 4, {}, load_cluster("dgx_h100"))
     node.attrs["involved_dim"] = (True, True)
