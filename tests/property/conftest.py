@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import is_hypothesis_test, settings
 
-SOAK_EXAMPLES = 10_000  # of a file, shared out as its tests share their few
+SOAK_EXAMPLES = 10_000  # of a file, shared out as its tests share their few; MINGLM_SOAK=2500: so many
 _TRIED = re.compile(r"(\d+) passing, (\d+) failing")
 
 
@@ -25,8 +25,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent) and is_hypothesis_test(item.obj):
             files[item.path].append(item)
+    asked = int(os.environ["MINGLM_SOAK"])
     for tests in files.values():
-        scale(tests, SOAK_EXAMPLES)
+        scale(tests, SOAK_EXAMPLES if asked == 1 else asked)
 
 
 def scale(tests, total: int) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from minglm.errors import InputError
-from sim.planner.space import _pipelines, default_space, enough_micro_batches, every
+from sim.planner.space import _pipelines, default_space, enough_micro_batches, every, replicas
 from sim.spec.hardware import load_cluster
 from sim.spec.model_loader import load_model
 from sim.training.schedules import CHUNKS, check
@@ -45,6 +45,20 @@ def test_tensor_widths_divide_the_node_and_the_heads_or_share_keys():
     model = replace(load_model("llama3_8b"), heads=28, kv_heads=4, head_dim=128)
     assert default_space(model, NODES, 4096, 512).tp == (1, 2, 4)
     assert space_of("llama3_8b").tp == (1, 2, 4, 8)
+
+
+@pytest.mark.parametrize("cluster, widest", [("gb200_nvl72", 4), ("cloudmatrix384", 16), ("dgx_h100", 8)])
+def test_a_wide_domain_does_not_widen_tensor_parallelism_beyond_a_node(cluster, widest):
+    """72 GPUs share NVLink in machines of 4, 384 dies in machines of 16: tensor parallelism stays in the machine."""
+    found = default_space(load_model("llama3_405b"), replace(load_cluster(cluster), num_chips=1152), 4096, 1152)
+    assert max(found.tp) == widest
+
+
+def test_a_pinned_width_takes_the_nearest_batch_of_at_least_one_micro_batch():
+    space = replace(space_of("llama3_8b"), dp=(8,), tolerance=0.4)
+    assert replicas(space, 8, 1, 64, 1) == [(8, 8)]
+    assert replicas(space, 3, 1, 64, 1) == [(8, 8)]
+    assert replicas(space, 21, 1, 64, 1) == [(8, 24)]
 
 
 @pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zb-h1", "zb-v", "dualpipe", "dualpipe-v"])
