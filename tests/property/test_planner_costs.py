@@ -90,10 +90,12 @@ def test_no_cut_of_a_pipeline_holds_less_than_its_bound(schedule, recompute):
 
 def test_the_least_of_a_pipeline_fills_all_ranks_alike():
     """Rank r of four holds the activations of 4 - r micro-batches beside its share of the states; with one micro-batch
-    every rank holds one, which tells the two sizes apart."""
+    every rank holds one, which tells the two sizes apart. States are 18 bytes a weight: bf16 weights, fp32 gradients,
+    master weights and two moments."""
     costs = COSTS[0]
     one = Candidate(8, 1, 1, 1, 1, "none", 4, 1, "1f1b", 1, 1, 1, 0, 0)
     states = costs.whole_states(one)
+    assert states == pytest.approx(18 * costs.model.total_params() / 8, rel=0.01)
     kept = 4 * (costs.least_bytes(one) - RUNTIME_BYTES) - states
     assert kept > 0.01 * states
     many = costs.least_bytes(one._replace(batch=64)) - RUNTIME_BYTES
