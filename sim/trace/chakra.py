@@ -27,6 +27,7 @@ from sim.training.step import StepResult, simulate
 SCHEMA = "mlcommons/chakra 6dc63e147b9d115286626cc122459e44d9d08401"
 VERSION = "0.0.4"
 MAX_FILES = 4096
+_TYPE = 3  # field of a node, and of no metadata
 
 
 class _Recorder:
@@ -113,10 +114,11 @@ def read(path: str | Path) -> tuple[str, list[Node]]:
     if not messages:
         raise InputError(f"{path}: empty; an execution trace begins with its metadata: write it again")
     try:
-        version = dict(protobuf.fields(messages[0])).get(1, b"")
-        return bytes(version).decode() if not isinstance(version, int) else str(version), [
-            Node.decode(m) for m in messages[1:]
-        ]
+        metadata = dict(protobuf.fields(messages[0]))
+        version = metadata.get(1, b"")
+        if isinstance(version, int) or _TYPE in metadata:  # a writer that leaves the metadata out: it is a node
+            return "", [Node.decode(m) for m in messages]
+        return version.decode(), [Node.decode(m) for m in messages[1:]]
     except (InputError, UnicodeDecodeError, AttributeError, TypeError) as err:
         raise InputError(
             f"{path}: not a Chakra execution trace ({err}); write it with sim.trace.chakra.write"

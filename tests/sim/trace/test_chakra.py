@@ -454,6 +454,13 @@ def test_ranks_of_any_spelling(tmp_path, names):
     assert replay(tmp_path).step_us == 90
 
 
+def test_a_file_that_begins_with_a_node_loses_none(tmp_path):
+    for first in (Node(0, "a", COMP, duration_us=5), Node(7, "a", COMP, duration_us=5)):
+        nodes = [first, Node(8, "b", COMP, [first.id], duration_us=3)]
+        (tmp_path / "x.0.et").write_bytes(protobuf.delimited([node.encode() for node in nodes]))
+        assert replay(tmp_path).step_us == 8
+
+
 def test_what_chakra_jsonizer_makes_of_a_trace(tmp_path):
     """Messages as Protocol Buffers' JSON mapping has them, one after another: 100 µs, then 50 µs together."""
     metadata = '{"version": "0.0.4"}'
