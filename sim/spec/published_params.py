@@ -27,6 +27,13 @@ _NAMES = {
     "n_expert_groups": "n_group",
     "n_limited_groups": "topk_group",
 }
+_MOE_NAMES = {  # of Mistral's `moe` where attention is latent
+    "num_experts": "n_routed_experts",
+    "num_shared_experts": "n_shared_experts",
+    "expert_hidden_dim": "moe_intermediate_size",
+    "num_expert_groups": "n_group",
+    "num_expert_groups_per_tok": "topk_group",
+}
 
 
 def are_params(values: Mapping[str, Any]) -> bool:
@@ -44,7 +51,11 @@ def as_config(values: Mapping[str, Any]) -> dict[str, Any]:
     experts = values.get("moe")
     if "kv_lora_rank" in values:
         index = {"index_n_heads", "index_head_dim", "index_topk"} & values.keys()
-        return config | {"model_type": "deepseek_v32" if index else "deepseek_v3", "num_nextn_predict_layers": 0}
+        inner = (
+            {_MOE_NAMES.get(key, key): value for key, value in experts.items()} if isinstance(experts, Mapping) else {}
+        )
+        kind = "deepseek_v32" if index else "deepseek_v3"
+        return config | inner | {"model_type": kind, "num_nextn_predict_layers": 0}
     if config.get("vocab_size") == -1:
         config["vocab_size"] = _LLAMA_VOCABULARY
     if "intermediate_size" not in config:

@@ -494,3 +494,16 @@ def test_the_makers_own_params_are_the_model(params, weights, window):
         load_model(LLAMA | {"multiple_of": "x"})
     with pytest.raises(InputError, match="ffn_dim_multiplier='x': must be a number"):
         load_model(LLAMA | {"ffn_dim_multiplier": "x"})
+
+
+def test_latent_attention_and_experts_as_mistral_nests_them():
+    """Mistral Large 3: DeepSeek-V3's layers with 128 experts of 4,096 and a vocabulary of 131,072."""
+    moe = {"num_experts": 128, "num_experts_per_tok": 4, "num_shared_experts": 1, "expert_hidden_dim": 4096}
+    nested = ("inter_dim", "moe_inter_dim", "n_routed_experts", "n_shared_experts", "n_activated_experts")
+    params = {key: value for key, value in DEEPSEEK.items() if key not in (*nested, "n_dense_layers")}
+    params |= {"vocab_size": 131072, "hidden_dim": 16384, "moe": {**moe, "first_k_dense_replace": 3}}
+    ours, theirs = load_model(params), load_model(DEEPSEEK)
+    moved = 58 * (3 * 7168 * (129 * 4096 - 257 * 2048) - 128 * 7168 - 128)
+    moved += 3 * 3 * 7168 * (16384 - 18432) + 2 * (131072 - 129280) * 7168
+    assert ours.total_params() - theirs.total_params() == moved
+    assert (ours.experts, ours.experts_per_token, ours.dense_layers) == (128, 4, 3)
