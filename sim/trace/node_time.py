@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 from minglm.errors import InputError
+from sim.base.fields import shorten
 from sim.cost import collectives
 from sim.spec.hardware import Cluster
 from sim.trace.chakra_groups import Groups, name_of
@@ -27,6 +28,11 @@ def timed(node: Node, file: int, groups: Groups, cluster: Cluster | None) -> Nod
     """
     size, operations = _bytes(node), amount(node, "num_ops") if node.type == COMP else 0.0
     here = range(groups.files)
+    if node.type == COLL and groups.files > 1 and file not in groups.of(node):
+        raise InputError(
+            f"file {file}: node {node.id} {node.name[:40]!r} is of group {name_of(node)[:40]!r}, whose ranks "
+            f"{shorten(groups.of(node))} are without it; mend PREFIX.json"
+        )
     moves = node.type in (COLL, SEND, LOAD, STORE) and size > _SCALAR
     moves = moves or (node.type == COMP and bool(operations or size))
     moves = moves or (node.type == RECV and size > _SCALAR and peer(node, "comm_src") not in here)

@@ -307,11 +307,15 @@ def test_work_without_a_time_is_refused_and_the_remedy_works(tmp_path, capsys, n
         ([Node(0, "send", SEND, attrs={"comm_size": 1 << 20, "comm_dst": "x"})], "comm_dst is 'x', not a whole number"),
         ([Node(1, "matmul", COMP, [7], duration_us=3)], "depends on 7, which is not there"),
         ([collective(us=3, pg_name="9")], "group '9' is not among"),
+        (
+            [collective(us=3, pg_name="1")],
+            "file 0: node 0 'collective' is of group '1', whose ranks .*1, 2.* are without",
+        ),
     ],
 )
 def test_what_cannot_be_replayed_is_one_line(tmp_path, nodes, words):
     save(tmp_path, nodes, nodes)
-    (tmp_path / "all_reduce.json").write_text('{"0": [0, 1]}')
+    (tmp_path / "all_reduce.json").write_text('{"0": [0, 1], "1": [1, 2]}')
     with pytest.raises(InputError, match=words) as caught:
         replay(tmp_path, cluster=load_cluster("dgx_h100"))
     assert "\n" not in str(caught.value)
