@@ -33,7 +33,13 @@ CONSTANTS = {
     "all_to_all_share": (
         0.85,
         "assumed",
-        "all-to-all reaches this share of what a ring reaches (many peers, uneven arrival)",
+        "inside a tier that was not measured all-to-all reaches this share of what a ring reaches (many peers)",
+    ),
+    "ring_share": (
+        0.9,
+        "assumed",
+        "share of line rate that large messages reach over the network on which all-to-alls were measured: what one "
+        "loses to its short messages is taken relative to it",
     ),
     "gradient_share": (
         0.78,
@@ -200,6 +206,8 @@ def _pairwise(size: float, levels: tuple[Level, ...], dedup: float = 1.0) -> flo
     """All-to-all: each chip sends `size`, an equal part to each member. Tiers work at the same time; the slowest
     decides.
 
+    Over nodes the rate falls with the message from chip to chip, as measured (`sim.cost.measured`).
+
     `dedup`: share of the rows that crosses the outer tiers when each node receives one copy and passes it on inside
     (then every row also crosses the inner tier).
     """
@@ -212,7 +220,10 @@ def _pairwise(size: float, levels: tuple[Level, ...], dedup: float = 1.0) -> flo
             share = (level.fan - 1) / level.fan
         elif i > 0:
             share = (1.0 - inside / n) * dedup
-        reached = CONSTANTS["dedup_share" if dedup < 1.0 else "all_to_all_share"][0]
+        if i > 0 and dedup >= 1.0:
+            reached = measured.all_to_all_share(n / inside, size / n) / CONSTANTS["ring_share"][0]
+        else:
+            reached = CONSTANTS["dedup_share" if dedup < 1.0 else "all_to_all_share"][0]
         worst = max(worst, size * share / (level.bytes_per_s * reached))
         latency = max(latency, min((level.fan - 1) * inside, 64) * level.latency_s / 4)
         inside *= level.fan

@@ -31,6 +31,7 @@ SOURCES = {
     "aic_mla.csv.gz": "55b6d57c037488ac6e829f2c79aadf53afeb9e842059f4740fd3a63e22f7751d",
     "aic_moe.csv.gz": "109256af5694dbaabc95fe899562c9c802c324a3ca730752622fc7c911833bbb",
     "aic_nccl.csv": "367f59e509edfda4d3c0a0268184bd72f5df5a96952c64567d26387601bdf4ee",
+    "aws_nccl_alltoall.csv": "7f399d89485cf22b5f87f2116909367a8b1eb57a68616f1c6829477f6746b726",
     "cudnn_mla_training_attention.csv": "7ff7dc0a3545b498ad7da2bbced14d52a13348313e66becdf5fac6f27d7c8a86",
     "frontier_a800_qwen3_30b_moe.csv.gz": "b73ee76a6d577397c544a0dd3aaf62258624bfdf1f6064dee6b864d1070da32c",
 }
@@ -257,6 +258,16 @@ def nccl(folder: Path) -> Lines:
     )
 
 
+def all_to_all_nodes(folder: Path) -> Lines:
+    """us of NCCL's all-to-all over whole nodes of 8 chips by (chip, nodes) over the bytes that a chip sends in all."""
+    return _gather(
+        (("h100", int(r["Nodes"])), size, size / float(r[column]) / 1e3)
+        for r in _rows(folder, "aws_nccl_alltoall.csv")
+        for size in [int(r["size(MB)"]) << 20]
+        for column in ("out algbw(GB/s)", "in algbw(GB/s)")
+    )
+
+
 def deepep(folder: Path) -> Lines:
     """us of DeepEP by (chip, kind, dispatch | combine, nodes, hidden, chosen, experts) over tokens, at its best SMs."""
     best: dict[tuple[object, ...], dict[int, float]] = defaultdict(dict)
@@ -298,6 +309,7 @@ TABLES: Mapping[str, tuple[Callable[[Path], Lines], tuple[str, ...], str]] = {
     "moe": (moe, ("chip", "dtype", "hidden", "width", "experts", "ep", "distribution"), "tokens"),
     "moe_routing": (moe_routing, ("chip", "part"), "tokens"),
     "nccl": (nccl, ("chip", "collective", "chips"), "bytes"),
+    "all_to_all_nodes": (all_to_all_nodes, ("chip", "nodes"), "bytes"),
     "deepep": (deepep, ("chip", "kind", "half", "nodes", "hidden", "chosen", "experts"), "tokens"),
 }
 

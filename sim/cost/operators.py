@@ -272,6 +272,13 @@ def norm(trace: OperatorTrace, ctx: ParallelContext, hidden: float, kind: str = 
     trace.memory("norm", f * size, b * size, kernels=kf, backward_kernels=kb, save=size)
 
 
+def head_norms(trace: OperatorTrace, *sizes: float) -> None:
+    """RMSNorm of queries and of keys: one normalisation each over `sizes` bytes."""
+    f, b, kf, kb = _NORM[trace.style.fusion]
+    total, times = sum(sizes), len(sizes)
+    trace.memory("head norm", f * total, b * total, kernels=times * kf, backward_kernels=times * kb, save=total)
+
+
 def residual(trace: OperatorTrace, ctx: ParallelContext, hidden: float) -> None:
     """Add to the residual stream, with dropout where the stack has it."""
     f, b, kf, kb = _RESIDUAL[trace.style.fusion]

@@ -12,6 +12,7 @@ from sim.cost.operators import (
     Op,
     OperatorTrace,
     ParallelContext,
+    head_norms,
     norm,
     residual,
     sequence_parallel_gather,
@@ -143,6 +144,8 @@ def gqa(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec, window: in
     norm(trace, ctx, C, model.norm)
     sequence_parallel_gather(trace, ctx, C)
     trace.linear("qkv", "linear", T, C, (heads + 2 * kv) * D, saved_input=ctx.tokens_sp * C * WIDTH)
+    if model.qk_norm:
+        head_norms(trace, T * heads * D * WIDTH, T * kv * D * WIDTH)
     if not model.positions:  # rotary models; GPT-2-like ones add a learned position once
         f, b, kf, kb = ROPE[trace.style.fusion]
         size = T * (heads + kv) * D * WIDTH

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from sim.cost.operators import OperatorTrace, ParallelContext, Style, dense_ffn
+from sim.cost.operators import OperatorTrace, ParallelContext, Style, dense_ffn, norm
 from sim.cost.operators_attention import gqa, mla
 from sim.cost.operators_moe import moe_ffn
 from sim.spec.model import ModelSpec
@@ -31,4 +31,6 @@ def record_layer(
         moe_ffn(trace, ctx, model)
     else:
         dense_ffn(trace, ctx, model.hidden, model.ffn, model.gated_ffn, model.norm)
+    for _ in range(model.norms_per_layer - 2):  # of what attention and feed-forward give, before it is added (Gemma)
+        norm(trace, ctx, model.hidden, model.norm)
     return trace

@@ -45,6 +45,42 @@ def test_collectives_come_back_as_the_source_has_them(collective, members, size,
     assert 1e6 * measured.nccl_s("h100", collective, members, size) == pytest.approx(us, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    (
+        "nodes",
+        "mib",
+        "gb_per_s",
+    ),  # of all that a chip sends, its own node's part included: means of the source's two columns
+    [
+        (2, 32, (47.78 + 50.66) / 2),
+        (2, 2048, (84.53 + 84.59) / 2),
+        (4, 64, (44.53 + 44.41) / 2),
+        (4, 512, (55.57 + 55.37) / 2),
+        (8, 32, (29.13 + 32.32) / 2),
+        (8, 256, (45.11 + 45.41) / 2),
+        (16, 128, (31.69 + 31.98) / 2),
+        (16, 1024, (42.70 + 42.83) / 2),
+        (32, 32, (19.79 + 20.33) / 2),
+        (32, 2048, (40.94 + 41.22) / 2),
+    ],
+)
+def test_all_to_alls_over_nodes_come_back_as_the_source_has_them(nodes, mib, gb_per_s):
+    """One law of the message for all numbers of nodes: within 5% of each."""
+    size, chips = mib * 2**20, 8 * nodes
+    seconds = size * (1 - 1 / nodes) / 50e9 / measured.all_to_all_share(nodes, size / chips)
+    assert size / seconds / 1e9 == pytest.approx(gb_per_s, rel=0.05)
+
+
+def test_shorter_messages_never_go_faster_and_long_ones_reach_most_of_the_line():
+    for nodes in (2, 3, 4, 32, 500):  # they rise with the message
+        shares = [measured.all_to_all_share(nodes, 2.0**i) for i in range(8, 28)]
+        assert shares == sorted(shares) and 0.75 < shares[-1] < 0.9
+    # not in the table: B300, 4 nodes of 8 ports of 800 Gbps, 64 MiB at 94 GB/s of bus bandwidth (awslabs
+    # ep-backend-comparison, RESULTS-p5.md 46793a8)
+    per_peer = 2**26 / 32
+    assert measured.all_to_all_share(4, per_peer) == pytest.approx(94e9 * 32 / 31 * 0.75 / 100e9, rel=0.12)
+
+
 def test_attention_and_mla_come_back_as_the_source_has_them():
     # H200, lengths of 2,048 and 32,768: the median of two backends' backward over their forward
     ratios = (2.151 / 0.625 + 2.154 / 0.608) / 2, (450.227 / 144.976 + 463.235 / 129.383) / 2

@@ -259,3 +259,21 @@ def test_a_router_that_is_not_fused_issues_more_operators():
     fused, not_fused = (record(MOE, ParallelContext(1, 512), Style(router_fused=f), "moe") for f in (True, False))
     count = [sum(op.kernels for op in trace.forward if op.name == "routing") for trace in (fused, not_fused)]
     assert count == [10, 20]
+
+
+def test_norms_of_queries_and_keys_and_around_a_block_pass_over_memory():
+    """Counted as parameters, they are also work: read once, written once forward; a step more backward (by hand)."""
+    plain, tokens, width = record(LLAMA, ParallelContext(2, 512)), 1024, 2
+
+    def more(**changes):
+        other = record(dataclasses.replace(LLAMA, **changes), ParallelContext(2, 512))
+        passes = [sum(op.bytes for op in ops) for ops in (other.forward, other.backward_input)]
+        launches = sum(op.kernels for op in other.forward) - sum(op.kernels for op in plain.forward)
+        saved = sum(dict(other.saved).values()) - sum(dict(plain.saved).values())
+        before = [sum(op.bytes for op in ops) for ops in (plain.forward, plain.backward_input)]
+        return [after - b for after, b in zip(passes, before, strict=True)], launches, saved
+
+    heads = tokens * (16 + 4) * 64 * width  # queries and keys
+    assert more(qk_norm=True) == ([2 * heads, 3 * heads], 2, heads)
+    block = tokens * 1024 * width
+    assert more(norms_per_layer=4) == ([4 * block, 6 * block], 2, 2 * block)
