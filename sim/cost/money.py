@@ -97,9 +97,9 @@ def with_prices(cluster: Cluster, prices: Mapping[str, object]) -> Cluster:
     )
 
 
-def energy(cluster: Cluster, num_chips: int, hours: Range) -> Range:
+def energy(cluster: Cluster, hours: Range) -> Range:
     """Energy at the meter in kWh: (chip + its share of host and network) × PUE × hours, chips at their board power."""
-    power, host, pue = cluster.chip.power_w, cluster.host_power_w, cluster.pue
+    num_chips, power, host, pue = cluster.num_chips, cluster.chip.power_w, cluster.host_power_w, cluster.pue
 
     def kwh(p: float, h: float, u: float, t: float) -> float:
         return num_chips * (p + h) / 1000.0 * u * t
@@ -118,12 +118,11 @@ def energy(cluster: Cluster, num_chips: int, hours: Range) -> Range:
 
 def costs(
     cluster: Cluster,
-    num_chips: int,
     hours: Range,
     prices: Mapping[str, object] | None = None,
     goodput: float | None = None,
 ) -> dict[str, Range]:
-    """Chip-hours, energy, carbon and money for holding `num_chips` for `hours`.
+    """Chip-hours, energy, carbon and money for holding all chips of a cluster for `hours`.
 
     Args:
         goodput: share of the hours that is first-time work; with it, what the rest costs is said (`failed_…`).
@@ -134,6 +133,7 @@ def costs(
     """
     prices = prices or {}
     cluster = with_prices(cluster, prices)
+    num_chips = cluster.num_chips
     out = {
         "chip_hours": Range(
             num_chips * hours.value,
@@ -142,7 +142,7 @@ def costs(
             "chip-hours",
             f"{num_chips:,} chips held for {hours.value:,.0f} h, spares and lost time included",
         ),
-        "energy": energy(cluster, num_chips, hours),
+        "energy": energy(cluster, hours),
     }
     e, pue = out["energy"], cluster.pue
     carbon = price_figure(prices, "carbon_kg_per_kwh") or money()["carbon_kg_per_kwh"]
@@ -168,17 +168,15 @@ def costs(
     if rent is not None:
         text = f"${rent.value:.2f} (${rent.low:.2f}–${rent.high:.2f}) a chip-hour"
         out["rent"] = out["chip_hours"].by(rent, "USD", text)
-    out |= _ownership(cluster, num_chips, hours, e, prices)
+    out |= _ownership(cluster, hours, e, prices)
     if goodput is not None:
         out |= _lost(out, goodput)
     return out
 
 
-def _ownership(
-    cluster: Cluster, num_chips: int, hours: Range, used: Range, prices: Mapping[str, object]
-) -> dict[str, Range]:
+def _ownership(cluster: Cluster, hours: Range, used: Range, prices: Mapping[str, object]) -> dict[str, Range]:
     """What owning costs: electricity and staff always, capital, network, storage and the sum where a price is known."""
-    tariff, system = cluster.electricity_usd_per_kwh, cluster.system_price_usd
+    num_chips, tariff, system = cluster.num_chips, cluster.electricity_usd_per_kwh, cluster.system_price_usd
     power = used.by(tariff, "USD", f"${tariff.value:g}/kWh (${tariff.low:g}–{tariff.high:g})")
     out, parts = {"own_energy": power}, [power]
     staff = num_chips and _plain(prices, "staff_usd_per_year") / HOURS_PER_YEAR

@@ -236,7 +236,7 @@ def row(
     run = replace(like.run, cluster=q.cluster, plan=plan, workload=workload)
     share = expected(campaign_input(replace(like, run=replace(like.run, cluster=q.cluster)), (segment,)))
     days = q.tokens / ranked_plan.tokens_per_s / DAY_S / share * longer
-    paid = paid_for(q.cluster, held, days, q.prices)
+    paid = paid_for(replace(q.cluster, num_chips=held), days, q.prices)
     out = plan_figures(run, ranked_plan.step_s, ranked_plan.memory_bytes, share, days, paid)
     out.update(costs.switches[c.switches])
     check_finite(out)

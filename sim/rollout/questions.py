@@ -147,7 +147,7 @@ def money(case_file: RolloutScenario, result: Result) -> dict[str, Range] | None
         f"a million trained tokens; decode time × {low:.2f} to {high:.2f}, the band of the published decode rows",
     )
     prices = PRICES.read(case_file.values.get("prices") or {}, "prices")
-    per_million = costs(place, result.chips, span, prices)
+    per_million = costs(replace(place, num_chips=result.chips), span, prices)
     return {k: per_million[k] for k in ("chip_hours", "rent", "own") if k in per_million}
 
 

@@ -69,6 +69,11 @@ class Run:
     stack: Stack
     defaults_used: tuple[str, ...] = ()
 
+    @property
+    def spares(self) -> int:
+        """Chips of the cluster that the plan does not use."""
+        return self.cluster.num_chips - self.plan.num_chips
+
 
 def read_run(values: Mapping[str, Any]) -> RunSpec:
     """The spec of a run from the values of `sim.scenario.fields.RUN`, read.
@@ -124,22 +129,20 @@ def build_run(spec: RunSpec, *, completed: bool = False) -> Run:
         raise InputError(f"precision {precision!r}: training is simulated in {known}; give one of them")
     if spec.cluster_assumed:
         notes.append(f"nodes and network: {spec.cluster.name}")
-    cluster = spec.cluster
     if spec.chips_assumed:
-        cluster = dataclasses.replace(cluster, num_chips=math.prod(_width(spec, name) for name in _PRODUCT))
-        notes.append(f"{cluster.num_chips} chips: the product of the plan")
+        num_chips = math.prod(_width(spec, name) for name in _PRODUCT)
+        spec = dataclasses.replace(spec, cluster=dataclasses.replace(spec.cluster, num_chips=num_chips))
+        notes.append(f"{num_chips} chips: the product of the plan")
     stack, stack_notes = resolve(spec.stack, spec.cluster.chip)
     notes += stack_notes
     stack = stack_with(stack, spec.options)
-    plan = build_plan(spec, cluster.num_chips, stack, notes)
+    plan = build_plan(spec, stack, notes)
     workload = _workload(spec, plan, seq, notes)
-    if plan.num_chips > cluster.num_chips:
-        check(plan, spec.model, workload, cluster.num_chips)
+    if not completed or plan.num_chips > spec.cluster.num_chips:
+        check(plan, spec.model, workload, spec.cluster.num_chips)
     if completed:
         plan = _fitting(spec, plan, workload, precision, stack, notes)
-    else:
-        check(plan, spec.model, workload, cluster.num_chips)
-    return Run(spec.model, cluster, plan, workload, precision, stack, tuple(notes))
+    return Run(spec.model, spec.cluster, plan, workload, precision, stack, tuple(notes))
 
 
 def _width(spec: RunSpec, name: str) -> int:
@@ -156,8 +159,8 @@ def stack_with(stack: Stack, options: Mapping[str, Any]) -> Stack:
     return with_changes(stack, **changes) if changes else stack
 
 
-def build_plan(spec: RunSpec, cluster_chips: int, stack: Stack, notes: list[str]) -> Plan:
-    """The plan of a spec on a cluster of `cluster_chips`; what is filled in is added to `notes`.
+def build_plan(spec: RunSpec, stack: Stack, notes: list[str]) -> Plan:
+    """The plan of a spec on its cluster; what is filled in is added to `notes`.
 
     Raises:
         InputError: fewer chips than tp × pp × cp, or a value that no plan can have.
@@ -169,13 +172,13 @@ def build_plan(spec: RunSpec, cluster_chips: int, stack: Stack, notes: list[str]
     widths, options = {k: v for k, v in spec.plan.items() if k != "auto"}, spec.options
     if "dp" not in widths:
         inner = math.prod(_width(spec, name) for name in _PRODUCT)
-        if cluster_chips < inner:
+        if spec.cluster.num_chips < inner:
             _check_alone(spec, stack)
             raise InputError(
-                f"chips={cluster_chips:,}: fewer than tp × pp × cp = {inner:,}; give at least {inner:,} chips or a "
-                "smaller plan"
+                f"chips={spec.cluster.num_chips:,}: fewer than tp × pp × cp = {inner:,}; give at least {inner:,} chips "
+                "or a smaller plan"
             )
-        widths["dp"] = cluster_chips // inner  # the rest is spare
+        widths["dp"] = spec.cluster.num_chips // inner  # the rest is spare
     if "expert_tp" in options:
         widths["etp"] = options["expert_tp"]
     if "sequence_parallel" in options:

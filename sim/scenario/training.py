@@ -83,11 +83,6 @@ class Scenario:
         """The software that trains it."""
         return self.run.stack
 
-    @property
-    def spares(self) -> int:
-        """Chips of the cluster that the plan does not use."""
-        return self.cluster.num_chips - self.plan.num_chips
-
 
 # ------------------------------------------------------------------ resolving
 
@@ -214,7 +209,7 @@ def _candidate(raw: object, document: Mapping[str, Any], spec: RunSpec) -> Plan:
     candidate = replace(spec, plan={}, schedule=None)
     candidate = replace(candidate, **{key: value for key, value in read.items()})
     stack, _ = resolve_stack(spec.stack, spec.cluster.chip)
-    return build_plan(candidate, spec.cluster.num_chips, stack, [])
+    return build_plan(candidate, stack, [])
 
 
 def _what_if(raw: Any, name: str) -> tuple[tuple[str, Mapping[str, Any], str], ...]:

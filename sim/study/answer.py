@@ -144,17 +144,17 @@ def campaign_draws(
 def figures(simulated: Outlook) -> dict[str, Any]:
     """The answer, JSON-ready; names end in their unit. Chips that the plan leaves are spares, and are paid."""
     s, main = simulated.scenario, simulated.campaign
-    paid = paid_for(s.cluster, s.cluster.num_chips, main.days, s.prices)
+    paid = paid_for(s.cluster, main.days, s.prices)
     out = plan_figures(s.run, simulated.step_s, simulated.memory.total_bytes, main.goodput, main.days, paid)
     out["carbon_t"] = paid["carbon"].value
     check_finite(out)
     return out
 
 
-def paid_for(cluster: Cluster, chips: int, days: float, prices: Mapping[str, object]) -> dict[str, money.Range]:
-    """Money, energy and carbon of so many chips held for so many days."""
+def paid_for(cluster: Cluster, days: float, prices: Mapping[str, object]) -> dict[str, money.Range]:
+    """Money, energy and carbon of a cluster held for so many days."""
     hours = days * 24
-    return money.costs(cluster, chips, money.Range(hours, hours, hours, "h", ""), prices)
+    return money.costs(cluster, money.Range(hours, hours, hours, "h", ""), prices)
 
 
 def plan_figures(
@@ -170,7 +170,7 @@ def plan_figures(
         "stages": list(plan.stages or ()),
         "mtp_before_head": plan.mtp_before_head,
         "chips": plan.num_chips,
-        "spares": run.cluster.num_chips - plan.num_chips,
+        "spares": run.spares,
         "global_batch": workload.global_batch,
         "tokens_per_step": workload.tokens,
         "micro_batches_per_replica": plan.micro_batches(workload),
@@ -272,7 +272,7 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     prices = {
         k: v for k, v in s.prices.items() if not isinstance(v, Figure) or k in ("carbon_kg_per_kwh", "storage_share")
     }
-    paid = money.costs(cluster, s.cluster.num_chips, hours, prices)
+    paid = money.costs(cluster, hours, prices)
     out = {
         "step_s": step_s,
         "tokens_per_s": s.workload.tokens / step_s,

@@ -57,7 +57,7 @@ def project(s: Scenario, recorder: Recorder | None = None, what_ifs: bool = True
         how = "median campaign with failures; range: all uncertain inputs at their good, and at their bad end together"
     days = money.Range(main.days, min(low, main.days), max(high, main.days), "days", how)
     hours = days.times(24.0, "h", "wall-clock hours")
-    cost = money.costs(s.cluster, s.cluster.num_chips, hours, s.prices)
+    cost = money.costs(s.cluster, hours, s.prices)
     if not corners:
         cost = {name: _drawn(r, sure["intervals"].get(DRAWN.get(name, ""))) for name, r in cost.items()}
     out = {
@@ -129,7 +129,7 @@ def cluster_facts(s: Scenario) -> dict:
         "chip": c.chip.name,
         "cluster_chips": s.cluster.num_chips,
         "used": s.plan.num_chips,
-        "spares": s.spares,
+        "spares": s.run.spares,
         "chips_per_node": c.chips_per_node,
         "peak_tflops": c.chip.peak(_peak(s)).value / 1e12,
         "tiers": [

@@ -267,7 +267,7 @@ class Job:
             if count >= self.inp.max_failures:
                 self.stopped.succeed()
                 return
-            if failure.mark * self.inp.cluster_chips < self._throughput().num_chips:
+            if self._hits_the_job(failure.mark):
                 self.failed[failure.component] = self.failed.get(failure.component, 0) + 1
                 if failure.replaces_server:
                     self.repair()
@@ -295,13 +295,17 @@ class Job:
             self.returned.succeed()
             self.returned = self.env.event()
 
+    def _hits_the_job(self, mark: float) -> bool:
+        """Whether what falls on the chip at `mark` (0 to 1) of the cluster falls on one that the job uses."""
+        return mark * self.inp.cluster_chips < self._throughput().num_chips
+
     def straggler_onset(self, slow: SlowServers, rng: random.Random) -> Events:
         """Servers turn slow; those of the job slow it until they are found."""
         while True:
             yield self.env.timeout(rng.expovariate(slow.per_server_day * self.servers / DAY_S))
             if not self.process.is_alive:
                 return
-            if rng.random() * self.inp.cluster_chips < self._throughput().num_chips:
+            if self._hits_the_job(rng.random()):
                 self.slow += 1
                 if self.state == "train":
                     self.process.interrupt("speed changed")

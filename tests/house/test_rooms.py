@@ -50,3 +50,29 @@ def test_an_import_inside_a_function_is_for_third_parties_or_a_command():
             unexplained.append(f"{path}:{line} {module}")
     assert not unexplained, "import at the top, or say beside it why not (torch-free module): " + "; ".join(unexplained)
     assert sum(files.values()) <= 15, files  # may fall; one more says why here
+
+
+def places_of_the_inventory():
+    """(room, file, line) where the chips of a scenario's cluster are read or handed on, from file to report: messages,
+    and rooms beside that way (planner, serving, rollouts), are left out."""
+    rooms = ("cost", "report", "scenario", "spec", "study", "training", "cli")
+    for path in sorted(file for room in rooms for file in (ROOT / "sim" / room).rglob("*.py")):
+        if path.parent.name == "cli" and path.stem not in ("run", "campaign"):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        told = {id(n) for text in ast.walk(tree) if isinstance(text, ast.JoinedStr) for n in ast.walk(text)}
+        lines = set()
+        for node in ast.walk(tree):
+            names = {getattr(node, key, None) for key in ("attr", "id", "arg")}
+            owner = getattr(node, "value", None)
+            of_cluster = "cluster" in (getattr(owner, "id", None), getattr(owner, "attr", None))
+            if id(node) not in told and ("cluster_chips" in names or ("num_chips" in names and of_cluster)):
+                lines.add(node.lineno)
+        yield from ((path.parent.name, path.name, line) for line in sorted(lines))
+
+
+def test_the_walk_of_a_number_from_file_to_report_is_short():
+    """An argument that every function passes on is an argument in the wrong place."""
+    places = list(places_of_the_inventory())
+    assert 5 < len(places) <= 25, places
+    assert len({room for room, *_ in places}) <= 8

@@ -124,7 +124,7 @@ def test_money_is_at_least_its_electricity_and_grows_with_what_it_pays_for(chips
     def cost(chips=chips, hours=hours, price=price):
         held = money.Range(hours, hours, hours, "h", "")
         prices = {"electricity_usd_per_kwh": figure(price, "money_per_kwh", "price")}
-        return money.costs(cluster, chips, held, prices)
+        return money.costs(dataclasses.replace(cluster, num_chips=chips), held, prices)
 
     base = cost()
     assert base["own"].value >= base["energy"].value * price * (1 - 1e-9)

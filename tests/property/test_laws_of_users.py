@@ -108,7 +108,7 @@ def test_bills_are_proportional_to_their_prices(chips, hours, rent, electricity)
             "rent_usd_per_hour": figure(rent, "money_per_hour", "rent"),
             "electricity_usd_per_kwh": figure(electricity, "money_per_kwh", "electricity"),
         }
-        return money.costs(cluster, chips, held, prices)
+        return money.costs(dataclasses.replace(cluster, num_chips=chips), held, prices)
 
     base = bill(rent, electricity)
     assert base["rent"].value == pytest.approx(rent * hours * chips, rel=1e-9)  # by hand

@@ -1,5 +1,7 @@
 """Money and energy against hand-made arithmetic."""
 
+from dataclasses import replace
+
 import pytest
 
 from sim.base.figure import figure
@@ -9,9 +11,14 @@ from sim.spec.hardware import load_cluster
 HOURS = Range(100.0, 80.0, 150.0, "h", "")
 
 
+def of(name, num_chips):
+    """A cluster of so many chips."""
+    return replace(load_cluster(name), num_chips=num_chips)
+
+
 def test_rent_is_chip_hours_times_price():
-    cluster = load_cluster("atlas_800t_a2")
-    out = costs(cluster, 1000, HOURS)
+    cluster = of("atlas_800t_a2", 1000)
+    out = costs(cluster, HOURS)
     rent = cluster.chip.rent_usd_per_hour
     assert out["chip_hours"].value == 100_000
     assert out["rent"].value == pytest.approx(100_000 * rent.value) and out["rent"].low == pytest.approx(
@@ -21,26 +28,26 @@ def test_rent_is_chip_hours_times_price():
 
 
 def test_energy_is_power_times_pue_times_time():
-    cluster = load_cluster("dgx_h100")
-    e = energy(cluster, 8, HOURS)
+    cluster = of("dgx_h100", 8)
+    e = energy(cluster, HOURS)
     assert e.value == pytest.approx(8 * (0.7 + 0.575) * 1.2 * 100)
     assert e.low < e.value < e.high and e.unit == "kWh"
 
 
 def test_ownership():
-    cluster = load_cluster("atlas_800t_a2")
-    out = costs(cluster, 10, HOURS, {"years": 4.0, "utilization": 1.0, "interest": 0.0})
+    cluster = of("atlas_800t_a2", 10)
+    out = costs(cluster, HOURS, {"years": 4.0, "utilization": 1.0, "interest": 0.0})
     assert out["own_capital"].value == pytest.approx(10 * 38600 / 4 * 100 / HOURS_PER_YEAR)
     assert out["own"].value == pytest.approx(out["own_capital"].value + out["own_energy"].value)
-    dearer = costs(cluster, 10, HOURS, {"years": 4.0, "utilization": 0.5, "interest": 0.05, "staff_usd_per_year": 1e6})
+    dearer = costs(cluster, HOURS, {"years": 4.0, "utilization": 0.5, "interest": 0.05, "staff_usd_per_year": 1e6})
     assert dearer["own_capital"].value > 2 * out["own_capital"].value and dearer["own_staff"].value == pytest.approx(
         1e6 * 100 / HOURS_PER_YEAR
     )
 
 
 def test_own_prices_win_and_missing_ones_are_left_out():
-    cluster = load_cluster("dgx_a100")
-    assert "own" not in costs(cluster, 8, HOURS)
+    cluster = of("dgx_a100", 8)
+    assert "own" not in costs(cluster, HOURS)
     mine = with_prices(
         cluster,
         {
@@ -48,14 +55,14 @@ def test_own_prices_win_and_missing_ones_are_left_out():
             "system_price_usd": figure("$20k", "money", "price"),
         },
     )
-    assert mine.chip.rent_usd_per_hour.value == 1.0 and "own" in costs(mine, 8, HOURS)
-    for r in costs(mine, 8, HOURS).values():
+    assert mine.chip.rent_usd_per_hour.value == 1.0 and "own" in costs(mine, HOURS)
+    for r in costs(mine, HOURS).values():
         assert r.low <= r.value <= r.high and r.basis
 
 
 @pytest.mark.parametrize("goodput", [0.0, 0.8, 0.97, 1.0])
 def test_what_is_lost_is_the_part_without_first_time_work(goodput):
-    out = costs(load_cluster("atlas_800t_a2"), 100, HOURS, goodput=goodput)
+    out = costs(of("atlas_800t_a2", 100), HOURS, goodput=goodput)
     for key in ("chip_hours", "rent", "own"):
         whole, lost = out[key], out[f"failed_{key}"]
         for end in ("value", "low", "high"):
@@ -66,9 +73,9 @@ def test_what_is_lost_is_the_part_without_first_time_work(goodput):
 
 def test_carbon_is_tonnes():
     """8 chips with their hosts for 100, 80 and 150 h at 0.385 (0.3 to 0.5) kg a kWh; a tonne is 1,000 kg."""
-    cluster = load_cluster("dgx_h100")
+    cluster = of("dgx_h100", 8)
     given = {"carbon_kg_per_kwh": figure({"value": 0.385, "low": 0.3, "high": 0.5}, "ratio", "carbon")}
-    out = costs(cluster, 8, HOURS, given)
+    out = costs(cluster, HOURS, given)
     assert out["carbon"].unit == "t CO2"
     assert out["carbon"].value == pytest.approx(8 * (0.7 + 0.575) * 1.2 * 100 * 0.385 / 1000)
     assert out["carbon"].low == pytest.approx(out["energy"].low * 0.3 / 1000)
@@ -76,23 +83,23 @@ def test_carbon_is_tonnes():
 
 
 def test_cooling_is_what_pue_adds_to_the_machines():
-    out = costs(load_cluster("dgx_h100"), 8, HOURS)
+    out = costs(of("dgx_h100", 8), HOURS)
     assert out["cooling"].value == pytest.approx(8 * (0.7 + 0.575) * (1.2 - 1.0) * 100)
 
 
 def test_interest_and_utilisation_of_what_is_owned():
     """$38,600 a chip over 4 years at 5% on half of it, in use 80% of the time."""
-    out = costs(load_cluster("atlas_800t_a2"), 10, HOURS, {"years": 4.0, "utilization": 0.8, "interest": 0.05})
+    out = costs(of("atlas_800t_a2", 10), HOURS, {"years": 4.0, "utilization": 0.8, "interest": 0.05})
     per_year = 38_600 / 4 + 38_600 / 2 * 0.05
     assert out["own_capital"].value == pytest.approx(10 * per_year / (HOURS_PER_YEAR * 0.8) * 100)
 
 
 def test_capital_is_a_level_payment_at_each_end_of_the_range():
     """Price over the years, and interest on half of it, for the hours held; low with low, high with high."""
-    cluster = load_cluster("dgx_h100")
+    cluster = of("dgx_h100", 16)
     system = cluster.system_price_usd
     prices = {"years": 4.0, "utilization": 0.8, "interest": 0.1}
-    out = costs(cluster, 16, HOURS, prices)["own_capital"]
+    out = costs(cluster, HOURS, prices)["own_capital"]
     share = (1 / 4 + 0.1 / 2) / HOURS_PER_YEAR / 0.8
     wanted = [16 * p * share * h for p, h in ((system.value, 100), (system.low, 80), (system.high, 150))]
     assert [out.value, out.low, out.high] == pytest.approx(wanted)

@@ -45,12 +45,16 @@ TRAINING = [
 @pytest.mark.parametrize("path", TRAINING, ids=lambda p: p.stem)
 def test_shipped_scenarios_resolve(path):
     s = load_scenario(path)
-    assert s.plan.num_chips <= s.cluster.num_chips and s.spares >= 0 and s.tokens > 0
+    assert s.plan.num_chips <= s.cluster.num_chips and s.run.spares >= 0 and s.tokens > 0
 
 
 def test_the_headline():
     s = load_scenario("glm5_100k_910b")
-    assert (s.cluster.num_chips, s.plan.num_chips, s.spares) == (100_000, 99_840, 160) and s.plan.num_chips == 128 * 780
+    assert (s.cluster.num_chips, s.plan.num_chips, s.run.spares) == (
+        100_000,
+        99_840,
+        160,
+    ) and s.plan.num_chips == 128 * 780
     assert s.plan.tp == 8 and s.plan.pp == 16 and s.model.experts % s.plan.ep == 0
     assert s.plan.micro_batches(s.workload) == 20 and abs(s.workload.tokens / 64e6 - 1) < 0.01
     assert {a["kind"] for a in s.assumptions} >= {"vendor claim", "third-party", "unknown", "assumed", "published"}
@@ -58,7 +62,7 @@ def test_the_headline():
 
 def test_the_rest_of_the_inventory_is_spare():
     s = resolve({**GOOD, "chips": 67})
-    assert s.plan.dp == 8 and s.plan.num_chips == 64 and s.spares == 3
+    assert s.plan.dp == 8 and s.plan.num_chips == 64 and s.run.spares == 3
     assert "needs 64 chips" in refused(lambda: resolve({**GOOD, "chips": 63, "plan": {"tp": 2, "pp": 4, "dp": 8}}))
 
 
