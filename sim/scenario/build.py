@@ -209,7 +209,7 @@ def _check_alone(spec: RunSpec, stack: Stack) -> None:
         InputError: widths that one replica of the model cannot have.
     """
     widths = {**spec.plan, "dp": spec.plan.get("ep", 1)}  # experts lie over replicas
-    plan = build_plan(dataclasses.replace(spec, plan=widths), 0, stack, [])
+    plan = build_plan(dataclasses.replace(spec, plan=widths), stack, [])
     enough = plan.dp * plan.micro_batch * 4 * plan.pp * plan.vpp  # micro-batches for any schedule
     check(plan, spec.model, Workload(enough, spec.seq or min(spec.model.max_seq, 4096)))
 

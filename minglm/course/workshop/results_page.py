@@ -10,12 +10,9 @@ from html import escape
 from pathlib import Path
 
 from minglm import atomic
+from minglm.course import assets
 from minglm.course.workshop import results
 from minglm.errors import InputError
-
-STYLE = """body{font-family:system-ui,sans-serif;margin:1.5rem;color:#1b2733}table{border-collapse:collapse}
-th,td{padding:.25rem .5rem;border:1px solid #d5dbe1;text-align:center}th:first-child,td:first-child{text-align:left}
-.right{background:#cdeccd}.tried{background:#fde7c2}li{margin:.3rem 0}"""
 
 
 def page(books: list[dict], keys: list[str], every_s: float) -> str:
@@ -40,7 +37,7 @@ def page(books: list[dict], keys: list[str], every_s: float) -> str:
     body = f"<table><tr><th>learner</th>{head}</tr><tr><th>solved</th>{solved}</tr>{rows}</table>"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">{again}<title>The class</title>'
-        f"<style>{STYLE}</style></head><body><h1>The class, {time.strftime('%H:%M:%S')}</h1>"
+        f"<style>\n{assets.read('class.css')}</style></head><body><h1>The class, {time.strftime('%H:%M:%S')}</h1>"
         f"{f'<h2>Not solved yet</h2><ul>{stuck}</ul>' if stuck else ''}"
         f"{body if tried else '<p>Nobody has checked a task yet.</p>'}</body></html>\n"
     )
