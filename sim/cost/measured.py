@@ -438,7 +438,8 @@ PORT = 50e9  # … and a chip's port to the network, bytes/s (p5.48xlarge: 3,200
 def _all_to_all_shares() -> tuple[Table, Table]:
     """Share of the port's line rate that what leaves a node goes at, over the bytes from chip to chip: of four nodes
     and more together, which agree, and of two nodes over that."""
-    lines, by_message = table("all_to_all_nodes", "h100"), {}
+    lines = table("all_to_all_nodes", "h100")
+    by_message: dict[tuple[bool, float], list[float]] = {}
     for (nodes,), times in lines.lines.items():
         chips = NODE * int(nodes)
         for size, us in zip(lines.axis, times, strict=True):
