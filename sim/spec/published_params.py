@@ -51,9 +51,8 @@ def as_config(values: Mapping[str, Any]) -> dict[str, Any]:
     experts = values.get("moe")
     if "kv_lora_rank" in values:
         index = {"index_n_heads", "index_head_dim", "index_topk"} & values.keys()
-        inner = (
-            {_MOE_NAMES.get(key, key): value for key, value in experts.items()} if isinstance(experts, Mapping) else {}
-        )
+        nested = dict(experts) if isinstance(experts, Mapping) else {}
+        inner = {_MOE_NAMES.get(str(key), str(key)): value for key, value in nested.items()}
         kind = "deepseek_v32" if index else "deepseek_v3"
         return config | inner | {"model_type": kind, "num_nextn_predict_layers": 0}
     if config.get("vocab_size") == -1:
