@@ -201,7 +201,9 @@ def micro_batches(lengths: Iterable[int], limit: int) -> list[list[int]]:
 def train_load(rows: list[int], micro_tokens: int | None) -> tuple[int, int, int]:
     """(passes, tokens, squared lengths) that a trainer computes for rows of so many tokens, padding included; without
     `micro_tokens` each row goes alone."""
-    parts = micro_batches(rows, micro_tokens) if micro_tokens else [[n] for n in rows]
+    if not micro_tokens:
+        return len(rows), sum(rows), sum([n * n for n in rows])
+    parts = micro_batches(rows, micro_tokens)
     return len(parts), sum(len(p) * p[-1] for p in parts), sum(len(p) * p[-1] ** 2 for p in parts)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from minglm.errors import InputError
 from sim.base.fields import shorten
 from sim.base.units import parse, whole
-from sim.rollout.engine import DecodeCurve
+from sim.rollout.decode_curve import DecodeCurve
 from sim.rollout.lengths import Lengths
 from sim.rollout.placement import FRAMEWORKS
 from sim.rollout.rates import EngineRates, cluster_of, engine_rates, train_seconds_per_token

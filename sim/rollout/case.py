@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from minglm.errors import InputError
 from minglm.rl.modes import Policy, train_load
-from sim.rollout.engine import DecodeCurve
+from sim.rollout.decode_curve import DecodeCurve
 from sim.rollout.lengths import Lengths
 
 

@@ -12,6 +12,7 @@ from sim.rollout.engine import Engine
 from sim.rollout.group import Group
 from sim.rollout.result import Result, Staleness, Step, Throughput, Utilisation, Waste
 from sim.rollout.timeline import Timeline
+from sim.rollout.trajectory import Trajectory
 
 TAIL = 0.1  # the tail of a rollout phase: its last share of trajectories to end (Seer, arXiv 2511.14617)
 LOSSES = ("filtered", "too_stale", "surplus")  # why a complete group is not trained
@@ -64,9 +65,9 @@ class Collector:
         self._last_change = self.timeline.now
         self.busy += change
 
-    def ended(self, at_s: float) -> None:
-        """Book a trajectory that ends then."""
-        self._ends.append(at_s)
+    def ended(self, ended: Iterable[tuple[float, Trajectory]]) -> None:
+        """Book trajectories that end, each with when."""
+        self._ends += [at_s for at_s, _ in ended]
 
     def end_rollout(self, began: float, last: float) -> None:
         """A rollout phase is over: its time, and the time in which only its last trajectories were still to end."""
@@ -83,25 +84,32 @@ class Collector:
 
     def trained(self, groups: Sequence[Group], version: int) -> Step:
         """Book a step's groups, trained from weights of this version; the caller fills in the step's times."""
-        tokens = stale = worst = 0
+        by_version: Counter[int] = Counter()  # weights that sampled → tokens
+        oldest_of: Counter[int] = Counter()  # oldest weights of a trajectory → trajectories
         for group in groups:
             for trajectory in group.samples:
+                if not trajectory.earlier and trajectory.done:
+                    by_version[trajectory.sampled_by] += trajectory.done
+                    oldest_of[trajectory.sampled_by] += 1
+                    continue
                 segments = trajectory.segments
                 oldest = newest = segments[0][0] if segments else version
                 for sampled_by, count in segments:
-                    behind = version - sampled_by
-                    self._tokens[behind] += count
-                    tokens += count
-                    if behind:
-                        stale += count
-                        worst = max(worst, behind)
+                    by_version[sampled_by] += count
                     if sampled_by > newest:
                         newest = sampled_by
                     elif sampled_by < oldest:
                         oldest = sampled_by
-                self._oldest[version - oldest] += 1
-                self._max_span = max(self._max_span, newest - oldest)
+                oldest_of[oldest] += 1
+                if newest - oldest > self._max_span:
+                    self._max_span = newest - oldest
             group.samples.clear()  # and each knew its group: gone now, not when all is swept at the end
+        for sampled_by, count in by_version.items():
+            self._tokens[version - sampled_by] += count
+        for sampled_by, count in oldest_of.items():
+            self._oldest[version - sampled_by] += count
+        tokens, stale = by_version.total(), by_version.total() - by_version[version]
+        worst = max((version - sampled_by for sampled_by, count in by_version.items() if count), default=0)
         self.trained_groups += len(groups)
         step = Step(
             end_s=self.timeline.now,

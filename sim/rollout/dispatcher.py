@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -54,6 +55,12 @@ class Dispatcher:
             and self.policy.max_concurrent is None
             and self.policy.filter_staleness_above is None
         )
+        # A round is one batch: the trainer asks nothing of an engine before every request of it has ended
+        self._whole_rounds = (
+            not self.policy.continuous
+            and self.policy.submit_at_once == self.policy.prompts_per_batch
+            and case.decode_interference == 1.0
+        )
 
     # ---- submission
     def begin(self) -> None:
@@ -71,9 +78,7 @@ class Dispatcher:
                 self.running[group.id] = group
                 self.running_versions[group.version] += 1
                 self.status.running += 1
-                for trajectory in group.samples:
-                    if trajectory.done < trajectory.length:
-                        self._dispatch(trajectory)
+                self._dispatch(group)
             room = self.policy.groups_to_submit(self.status)
         self._plan_changed()
 
@@ -90,23 +95,27 @@ class Dispatcher:
         self.submitted += 1
         return group
 
-    def _dispatch(self, trajectory: Trajectory) -> None:
-        """To the queue of the engine that the placement chooses, or to the buffer of divided rollout."""
-        if self._requests is None:
-            self._queue(trajectory, self._placement.choose(trajectory.group))
+    def _dispatch(self, group: Group) -> None:
+        """Its unfinished samples, to the queues of the engines that the placement chooses, or to the buffer of divided
+        rollout."""
+        samples = [t for t in group.samples if t.done < t.length]
+        if self._requests is not None:
+            for trajectory in samples:
+                self._requests.add(trajectory)
         else:
-            self._requests.add(trajectory)
+            for engine, some in self._placement.choose(group, samples):
+                self._queue(some, engine)
 
-    def _queue(self, trajectory: Trajectory, engine: Engine) -> None:
+    def _queue(self, trajectories: Iterable[Trajectory], engine: Engine) -> None:
         if engine.id not in self._dirty:
             engine.advance(self.timeline.now)
             self._dirty[engine.id] = engine
-        engine.queue.append(trajectory)
+        engine.queue.extend(trajectories)
 
     def _plan_changed(self) -> None:
         if self._requests is not None:
             for trajectory, chosen in self._requests.hand_out():
-                self._queue(trajectory, chosen)
+                self._queue((trajectory,), chosen)
         dirty, self._dirty = self._dirty, {}
         for engine in dirty.values():
             self.plan(engine)
@@ -122,7 +131,12 @@ class Dispatcher:
         if idle and engine.n:
             self.collector.count(1)
         watched = engine.id < self.case.watch
-        untouched_until = max(self.untouched_until, now + self.untouched_for_s) if self._runs_ahead else now
+        untouched_until = now
+        if self._runs_ahead:
+            untouched_until = math.inf if self._whole_rounds else max(self.untouched_until, now + self.untouched_for_s)
+        if untouched_until > now and not watched:
+            self._ended(engine, engine.run_on(untouched_until))
+            clock = engine.t
         while True:
             if watched:
                 self.collector.watch(engine, clock)
@@ -132,13 +146,12 @@ class Dispatcher:
                 if clock > now:
                     self.timeline.at(clock, self._on_idle)
                 return
-            wait_s = due_s - clock
-            due_s = clock + (wait_s if wait_s > 0.0 else 0.0)
+            due_s = max(due_s, clock)
             if due_s >= untouched_until:
                 engine.timer = self.timeline.at(due_s, self._on_due, engine)
                 return
             clock = due_s
-            self._ended(engine, engine.fire(clock), clock)
+            self._ended(engine, [(clock, trajectory) for trajectory in engine.fire(clock)])
             engine.admit(clock)
 
     # ---- what happens
@@ -150,12 +163,12 @@ class Dispatcher:
         if not engine.n:
             self.collector.count(-1)
         self._dirty[engine.id] = engine
-        any_complete = self._ended(engine, ended, now)
+        any_complete = self._ended(engine, [(now, trajectory) for trajectory in ended])
         if self._requests is not None:
             for trajectory in ended:
                 self._requests.chunk_ended(engine, trajectory)
                 if trajectory.done < trajectory.length:
-                    self._dispatch(trajectory)
+                    self._requests.add(trajectory)
         self._go_on(any_complete)
 
     def _on_idle(self, _: None, __: int) -> None:
@@ -178,21 +191,21 @@ class Dispatcher:
         if not self.collector.busy and not self.drained.given:
             self.drained.give()
 
-    def _ended(self, engine: Engine, trajectories: Iterable[Trajectory], at_s: float) -> bool:
-        """Book requests of an engine that end then; whether a group is complete with that now."""
-        any_complete = False
-        for trajectory in trajectories:
-            if self._requests is not None and trajectory.done < trajectory.length:
-                continue
-            if self.rolling_out:
-                self.collector.ended(at_s)
+    def _ended(self, engine: Engine, ended: Iterable[tuple[float, Trajectory]]) -> bool:
+        """Book requests of an engine that end, each with when; whether a group is complete with that now."""
+        if self._requests is not None:
+            ended = [(at_s, trajectory) for at_s, trajectory in ended if trajectory.done == trajectory.length]
+        if self.rolling_out:
+            self.collector.ended(ended)
+        any_complete, now = False, self.timeline.now
+        for at_s, trajectory in ended:
             group: Group = trajectory.group
             group.unfinished -= 1
             if at_s > group.ended_s:
                 group.ended_s = at_s
             if group.unfinished:
                 continue
-            if group.ended_s > self.timeline.now:
+            if group.ended_s > now:
                 self.timeline.at(group.ended_s, self._on_group_end, group)
             else:
                 self._book(group)
@@ -266,9 +279,8 @@ class Dispatcher:
                     self.collector.count(-1)
                 stopped = engine.abort(self.timeline.now)
                 self.plan(engine)
-                self._ended(
-                    engine, [t for t in stopped if t.done >= t.length], self.timeline.now
-                )  # at this very moment
+                now = self.timeline.now
+                self._ended(engine, [(now, t) for t in stopped if t.done >= t.length])  # at this very moment
         unfinished, self.running = self.running, {}
         if self.policy.aborts_at_target:
             self.buffer.put_back(unfinished.values())

@@ -2,7 +2,7 @@
 
 Every running request gets one token per step, so the engine has one *token clock* v: it advances at 1/τ(b, kv) with b
 requests running and kv cached tokens in all. A request that starts at v₀ with r tokens to go ends when the clock shows
-v₀ + r: a heap of end marks, one event per completion and none per token. Between two events b is fixed and kv grows by
+v₀ + r: sorted end marks, one event per completion and none per token. Between two events b is fixed and kv grows by
 b per tick, so x ticks take a·x + c·x²/2 seconds with a = τ now and c = b·slope: solved in closed form.
 
 Assumptions: a prefill stops decoding for its own time; a request is admitted while its cache fits, and when the cache
@@ -11,112 +11,15 @@ is full the youngest is put back and prefilled again later (what vLLM does); a w
 
 from __future__ import annotations
 
-import itertools
 import math
-from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
-from minglm.errors import InputError
-from sim.rollout.trajectory import Trajectory, progress
+from sim.rollout.decode_curve import DecodeCurve
+from sim.rollout.trajectory import PUT_BACK, Trajectory, progress
 
 WATERMARK = 0.01  # published: vLLM admits a request while this share of the cache stays free; nothing else is held back
 FULL, SELECTION = -1.0, -2.0  # what happens next where it is no request's end: the cache is full; selection sets in
-
-
-@dataclass(frozen=True)
-class DecodeCurve:
-    """Seconds that one token of every running request takes: τ(b, kv) = base(b) + slope(b) · kv.
-
-    points: (requests running, seconds); straight lines between, and beyond the last with its last slope.
-    slopes: (requests running, seconds per cached token of the whole engine); empty where the cache costs nothing.
-    beyond: (requests running, seconds more) while the longest request has more keys than sparse attention reads.
-    contexts: (tokens of the longest request, seconds more for each one running) then: all rows are as wide as the
-        longest.
-    """
-
-    points: tuple[tuple[float, float], ...]
-    slopes: tuple[tuple[float, float], ...] = ()
-    beyond: tuple[tuple[float, float], ...] = ()
-    contexts: tuple[tuple[float, float], ...] = ()
-    _base: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
-    _slope: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if not self.points:
-            raise InputError("decode: no points; give at least one [requests running, seconds per token]")
-        for name, pairs, least in (("decode", self.points, 0.0), ("decode slope", self.slopes, -1.0)):
-            last = 0.0
-            for b, s in pairs:
-                if not (math.isfinite(b) and math.isfinite(s) and b > last and s > least and s >= 0):
-                    raise InputError(
-                        f"{name}: point [{b:g}, {s:g}]: batches must grow from above 0 and seconds be positive; sort "
-                        "and check the list"
-                    )
-                last = b
-
-    def base(self, b: int) -> float:
-        """Seconds of a step with `b` running and nothing cached."""
-        return self.up_to(b)[0][b]
-
-    def slope(self, b: int) -> float:
-        """Seconds of a step per cached token of the whole engine, with `b` running."""
-        return self.up_to(b)[1][b]
-
-    def up_to(self, b: int) -> tuple[Sequence[float], Sequence[float]]:
-        """`base` and `slope` as tables whose index is the requests running, at least up to `b`."""
-        if b >= len(self._base):
-            for i in range(len(self._base), b + 1):
-                self._base.append(_interpolate(self.points, i))
-                self._slope.append(max(0.0, _interpolate(self.slopes, i)) if self.slopes else 0.0)
-        return self._base, self._slope
-
-    def beyond_topk(self, b: int, longest: float = 0.0) -> float:
-        """Seconds of a step more once keys are selected, with `b` running and so many tokens in the longest."""
-        return (_interpolate(self.beyond, b) if self.beyond else 0.0) + (
-            b * _interpolate(self.contexts, longest) if self.contexts else 0.0
-        )
-
-    def seconds(self, b: int, kv: float = 0.0) -> float:
-        """τ(b, kv)."""
-        return self.base(b) + self.slope(b) * kv
-
-    def tokens_per_s(self, b: int, kv: float = 0.0) -> float:
-        """Of one request."""
-        return b / self.seconds(b, kv)
-
-    def times(self, factor: float) -> DecodeCurve:
-        """The same curve, `factor` slower."""
-        return DecodeCurve(
-            *(
-                tuple((b, s * factor) for b, s in pairs)
-                for pairs in (self.points, self.slopes, self.beyond, self.contexts)
-            )
-        )
-
-
-def _interpolate(points: Sequence[tuple[float, float]], b: float) -> float:
-    if b <= points[0][0] or len(points) == 1:
-        return points[0][1]
-    for (b0, s0), (b1, s1) in itertools.pairwise(points):
-        if b <= b1:
-            return s0 + (s1 - s0) * (b - b0) / (b1 - b0)
-    (b0, s0), (b1, s1) = points[-2:]
-    return max(s1, s1 + (s1 - s0) * (b - b1) / (b1 - b0))
-
-
-def synchronous_makespan(lengths: Iterable[float], curve: DecodeCurve, prompt: float = 0.0) -> float:
-    """Seconds of one engine that starts all requests at once and takes no more: T = Σ_j τ(j) (L_j − L_{j+1}), lengths
-    falling, with the cache's growth integrated (TailSieve's closed form)."""
-    order = [*sorted(lengths, reverse=True), 0.0]
-    total = 0.0
-    for j in range(len(order) - 1, 0, -1):  # j requests run from token order[j] to order[j - 1]
-        x = order[j - 1] - order[j]
-        kv = j * (prompt + order[j])
-        total += (curve.base(j) + curve.slope(j) * kv) * x + curve.slope(j) * j * x * x / 2
-    return total
 
 
 class Engine:
@@ -138,6 +41,7 @@ class Engine:
         "marks",
         "max_running",
         "n",
+        "one_by_one",
         "preemptions",
         "prefill_fixed_s",
         "prefill_s",
@@ -147,7 +51,6 @@ class Engine:
         "reuse_kv_cache",
         "running",
         "running_s",
-        "serial",
         "share",
         "slow",
         "t",
@@ -177,15 +80,17 @@ class Engine:
         self.id, self.curve, self.prefill_s, self.prefill_fixed_s = id, curve, prefill_s, prefill_fixed_s
         self.kv_limit, self.max_running = kv_limit or math.inf, max_running or 1 << 60
         self.reuse_kv_cache, self.share, self.kv_offload_s = reuse_kv_cache, share_prompts, kv_offload_s
+        # Who runs next hangs on more than cache and end marks: such engines are small, or stop at every chunk
+        self.one_by_one = bool(topk or share_prompts or kv_offload_s or chunk)
         self.slow = 1.0  # times its usual seconds, while another process has part of the machine
         self.v = self.t = self.resume = 0.0  # token clock; time it was read; decoding goes on from `resume`
-        # Who runs, and the token clock at their ends, the next first: numbers side by side, as a search reads several
+        # Who runs, and the token clock at their ends, the next first
         self.ending: list[Trajectory] = []
-        self.end_marks = array("d")
+        self.end_marks: list[float] = []
         self.queue: deque[Trajectory] = deque()
-        self.kv, self.n, self.serial, self.timer = 0.0, 0, 0, 0
+        self.kv, self.n, self.timer = 0.0, 0, 0
         self.marks: list[tuple[float, int]] = [(0.0, 0)]  # (token clock, weight version from there on)
-        self.running: dict[int, Trajectory] = {}  # by serial, the youngest last
+        self.running: dict[Trajectory, None] = {}  # the youngest last
         self.busy_s = self.running_s = self.tokens = 0.0  # seconds with any running; times how many; tokens made
         # What a full cache does before the planned event: (when, clock and cache then, who is put back, its tokens)
         self.ahead: deque[tuple[float, float, float, Trajectory, int]] = deque()
@@ -221,7 +126,7 @@ class Engine:
 
     def _longest(self) -> float:
         """Tokens of the longest running request, prompt included."""
-        return self.v + max((t.prompt - t.origin for t in self.running.values()), default=-self.v)
+        return self.v + max((t.prompt - t.origin for t in self.running), default=-self.v)
 
     def _until_selection(self) -> float:
         """Ticks until the longest running request has more than `topk` keys; 0 from then on."""
@@ -251,8 +156,8 @@ class Engine:
             return None
         end, first = self.end_marks[0], self.ending[0]
         v, kv, resume, slow, limit = self.v, self.kv, self.resume, self.slow, self.kv_limit
-        base, slope = self.curve.up_to(n)
-        ahead, youngest_first = self.ahead, reversed(self.running.values())
+        base, slope, growth = self.curve.up_to(n)
+        ahead, youngest_first = self.ahead, reversed(self.running)
         x, self.target = end - v, end
         while (full := (limit - kv) / n) < x and n > 1:
             x = full if full > 0.0 else 0.0
@@ -260,9 +165,7 @@ class Engine:
             if youngest is first or self.topk < math.inf:  # what comes next hangs on who is left: an event of its own
                 self.target = FULL
                 break
-            c = slope[n]
-            due = (now if now > resume else resume) + ((base[n] + c * kv) * slow * x + c * n * slow * x * x / 2.0)
-            now += due - now
+            now = (now if now > resume else resume) + (base[n] + slope[n] * kv + growth[n] * x) * x * slow
             v += x
             done = progress(youngest, v)
             kv += n * x - (youngest.prompt + done)
@@ -273,9 +176,112 @@ class Engine:
             x = end - v
         if self.topk < math.inf and 0.0 < (until := self._until_selection()) < x:
             x, self.target = until, SELECTION
-        a = (base[n] + slope[n] * kv) * slow if self.topk == math.inf else self._seconds(n, kv)
-        dt = a * x + slope[n] * n * slow * x * x / 2.0
-        return (now if now > resume else resume) + dt
+        a = base[n] + slope[n] * kv if self.topk == math.inf else self._seconds(n, kv) / slow
+        return (now if now > resume else resume) + (a + growth[n] * x) * x * slow
+
+    def run_on(self, until: float) -> list[tuple[float, Trajectory]]:  # noqa: C901 a call costs as much as an event
+        """All that happens before `until` on an engine that nobody touches till then: who ends, and when.
+
+        What `next_event`, `fire` and `admit` do one at a time, in one loop that keeps the engine's state at hand: most
+        of a large run is spent here. Afterwards its next event is not before `until`, or there is none. An engine with
+        events of other kinds (`one_by_one`) stays where it is.
+        """
+        ended: list[tuple[float, Trajectory]] = []
+        if self.one_by_one or not self.n:
+            return ended
+        self.ahead.clear()
+        n, kv, v, t, resume = self.n, self.kv, self.v, self.t, self.resume
+        began, running_s, tokens, reprefilled, put_back = t, self.running_s, self.tokens, self.reprefilled, 0
+        queue, ending, end_marks, running = self.queue, self.ending, self.end_marks, self.running
+        base, slope, growth = self.curve.up_to(n + len(queue))
+        slow, limit, blocked, max_running = self.slow, self.kv_limit, self.blocked, 0 if self.held else self.max_running
+        fits, prefill_s, prefill_fixed_s = (1.0 - WATERMARK) * limit, self.prefill_s, self.prefill_fixed_s
+        reuse, mark, version = self.reuse_kv_cache, len(self.marks) - 1, self.marks[-1][1]
+        while n:
+            end = end_marks[0]
+            x, full = end - v, (limit - kv) / n
+            is_full = full < x and n > 1
+            if is_full:
+                x = full if full > 0.0 else 0.0
+            due = (t if t > resume else resume) + (base[n] + slope[n] * kv + growth[n] * x) * x * slow
+            if due >= until:
+                break
+            running_s += n * (due - t)
+            t = due
+            made = n * x
+            tokens += made
+            if is_full:  # the youngest is put back
+                v += x
+                trajectory = running.popitem()[0]
+                done = int(v - trajectory.origin + 1e-9)
+                if done < trajectory.done:
+                    done = trajectory.done
+                elif done > trajectory.length:
+                    done = trajectory.length
+                kv += made - (trajectory.prompt + done)
+                if kv < 0.0:
+                    kv = 0.0
+                place = (
+                    bisect_right(end_marks, trajectory.origin + trajectory.length) - 1
+                )  # of those who end together it came last
+                del ending[place], end_marks[place]
+                if done > trajectory.done:
+                    if trajectory.first_mark == mark:
+                        trajectory.book(done, version)
+                    else:
+                        self._book_tokens(trajectory, done)
+                trajectory.first_mark = PUT_BACK
+                queue.appendleft(trajectory)
+                n -= 1
+                put_back += 1
+                blocked = True
+                continue
+            v = end  # no rounding builds up
+            kv += made
+            while end_marks and end_marks[0] <= v:
+                del end_marks[0]
+                trajectory = ending.pop(0)
+                length = trajectory.length
+                if trajectory.first_mark != mark:
+                    if length > trajectory.done:
+                        self._book_tokens(trajectory, length)
+                elif not trajectory.done:
+                    trajectory.done, trajectory.sampled_by = length, version
+                elif length > trajectory.done:
+                    trajectory.book(length, version)
+                del running[trajectory]
+                n -= 1
+                kv -= trajectory.prompt + length
+                ended.append((t, trajectory))
+            if not n:
+                kv = 0.0
+            blocked = False
+            while queue and n < max_running:
+                trajectory = queue[0]
+                done = trajectory.done
+                need = trajectory.prompt + done
+                if n and kv + need > fits:
+                    break
+                queue.popleft()
+                if not (done and reuse and trajectory.first_mark != PUT_BACK):
+                    reprefilled += done
+                    cost = prefill_fixed_s + prefill_s * need
+                    if cost:
+                        resume = (resume if resume > t else t) + cost
+                n += 1
+                kv += need
+                trajectory.origin = origin = v - done
+                trajectory.first_mark = mark
+                end = origin + trajectory.length
+                place = bisect_right(end_marks, end)
+                end_marks.insert(place, end)
+                ending.insert(place, trajectory)
+                running[trajectory] = None
+        self.n, self.kv, self.v, self.t, self.resume, self.blocked = n, kv, v, t, resume, blocked
+        self.busy_s += t - began
+        self.running_s, self.tokens, self.reprefilled = running_s, tokens, reprefilled
+        self.preemptions += put_back
+        return ended
 
     def fire(self, now: float) -> list[Trajectory]:
         """The planned event happens: the requests that end, or none when the cache was full and the youngest went
@@ -291,7 +297,7 @@ class Engine:
         if target == FULL:
             x = (self.kv_limit - self.kv) / n
             v = self.v + (x if x > 0.0 else 0.0)
-            youngest = next(reversed(self.running.values()))
+            youngest = next(reversed(self.running))
             done = progress(youngest, v)
             kv = self.kv + n * (v - self.v) - (youngest.prompt + done)
             self.ahead.append((now, v, kv if kv > 0.0 else 0.0, youngest, done))
@@ -313,35 +319,19 @@ class Engine:
         """Take a request out of the batch."""
         if done > trajectory.done:
             self._book_tokens(trajectory, done)
-        del self.running[trajectory.admitted]
-        trajectory.admitted = 0
+        del self.running[trajectory]
         self.n -= 1
         self.kv = self.kv - trajectory.prompt - done if self.n else 0.0
 
     def _book_tokens(self, trajectory: Trajectory, done: int) -> None:
         """A request's tokens up to `done`, on the versions that sampled them."""
-        marks, last = self.marks, trajectory.done
-        segments = trajectory.segments or []
-        trajectory.done = done
-        if trajectory.first_mark == len(marks) - 1:
-            version = marks[-1][1]
-            if not segments:
-                trajectory.segments = [(version, done - last)]
-            elif segments[-1][0] == version:  # it was put back meanwhile
-                segments[-1] = (version, segments[-1][1] + done - last)
-            else:
-                segments.append((version, done - last))
-            return
+        marks = self.marks
         for i in range(trajectory.first_mark, len(marks)):
-            end = (
-                done
-                if i + 1 == len(marks)
-                else min(done, max(last, math.floor(marks[i + 1][0] - trajectory.origin + 1e-9)))
-            )
-            if end > last:
-                segments.append((marks[i][1], end - last))
-                last = end
-        trajectory.segments = segments
+            end = done
+            if i + 1 < len(marks):
+                end = min(done, math.floor(marks[i + 1][0] - trajectory.origin + 1e-9))
+            if end > trajectory.done:
+                trajectory.book(end, marks[i][1])
 
     def _catch_up(self, now: float) -> None:
         """What the full cache did until `now`: the youngest is put back, and then the next youngest."""
@@ -353,12 +343,13 @@ class Engine:
             self.running_s += n * (due - t)
             self.tokens += n * (clock - v)
             t, v = due, clock
-            place = bisect_right(end_marks, youngest.end) - 1  # of those who end together it came last
+            end = youngest.origin + min(youngest.done + self.chunk, youngest.length)
+            place = bisect_right(end_marks, end) - 1  # of those who end together it came last
             del ending[place], end_marks[place]
             running.popitem()
             if done > youngest.done:
                 self._book_tokens(youngest, done)
-            youngest.admitted = -1  # its cache is gone, whatever `reuse_kv_cache` says
+            youngest.first_mark = PUT_BACK
             queue.appendleft(youngest)
             n -= 1
             self.kv, self.blocked = kv, True
@@ -371,7 +362,7 @@ class Engine:
         queue = self.queue
         if not queue or self.blocked or self.held:
             return 0
-        serial, called, read = self.serial, False, set()
+        called, read = False, set()
         v, ending, end_marks, running = self.v, self.ending, self.end_marks, self.running
         mark, chunk = len(self.marks) - 1, self.chunk
         n, kv, fits = self.n, self.kv, (1.0 - WATERMARK) * self.kv_limit
@@ -382,7 +373,7 @@ class Engine:
             if n and kv + need > fits:
                 break
             queue.popleft()
-            kept = done and self.reuse_kv_cache and trajectory.admitted >= 0
+            kept = done and self.reuse_kv_cache and trajectory.first_mark != PUT_BACK
             if kept and self.kv_offload_s:
                 self.resume = (self.resume if self.resume > now else now) + self.kv_offload_s
             if not kept:
@@ -399,18 +390,16 @@ class Engine:
                     self.resume = (self.resume if self.resume > now else now) + cost
             n += 1
             kv += need
-            serial += 1
-            trajectory.admitted = serial
             trajectory.origin = origin = v - done
             trajectory.first_mark = mark
             last = done + chunk
-            trajectory.end = end = origin + (last if last < trajectory.length else trajectory.length)
+            end = origin + (last if last < trajectory.length else trajectory.length)
             place = bisect_right(end_marks, end)
             end_marks.insert(place, end)
             ending.insert(place, trajectory)
-            running[serial] = trajectory
+            running[trajectory] = None
         count = n - self.n
-        self.n, self.kv, self.serial = n, kv, serial
+        self.n, self.kv = n, kv
         return count
 
     # ---- what the trainer does to it
@@ -430,7 +419,7 @@ class Engine:
 
     def abort(self, now: float) -> list[Trajectory]:
         """Stop everything; the unfinished requests with what they have."""
-        stopped = list(self.running.values())
+        stopped = list(self.running)
         for trajectory in stopped:
             self._leave(trajectory, progress(trajectory, self.v))
         stopped += self.queue

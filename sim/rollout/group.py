@@ -27,4 +27,4 @@ class Group:
     @property
     def oldest_version(self) -> int:
         """Of the weights that sampled its oldest token."""
-        return min((t.segments[0][0] for t in self.samples if t.segments), default=self.version)
+        return min((t.segments[0][0] for t in self.samples if t.done), default=self.version)

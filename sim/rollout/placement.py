@@ -14,11 +14,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sim.rollout.engine import Engine
 from sim.rollout.group import Group
+from sim.rollout.trajectory import Trajectory
 
 PLACEMENTS = ("sample", "group", "shard", "divided")
 
@@ -73,21 +74,28 @@ class Placement:
         """The load of an engine fell."""
         self._fell.add(engine.id)
 
-    def choose(self, group: Group) -> Engine:
-        """The engine of the next sample of `group`. The caller puts one request into its queue."""
+    def choose(self, group: Group, samples: Sequence[Trajectory]) -> Iterator[tuple[Engine, Sequence[Trajectory]]]:
+        """The engines of these samples of `group`, each with those that go there.
+
+        The caller puts them into its queue before it asks for the next, whose choice hangs on it.
+        """
+        if not samples:
+            return
         if self.kind == "shard":
             count = len(self.engines)
-            return self.engines[group.id % self._prompts * count // self._prompts % count]
-        if self.kind == "group" and group.engine is not None:
+            yield self.engines[group.id % self._prompts * count // self._prompts % count], samples
+        elif self.kind == "group":
+            if group.engine is None:
+                group.engine = self._emptiest().id
             engine = self.engines[group.engine]
-            heapq.heappush(self._loads, (engine.load + 1, engine.id))
-            return engine
-        engine = self._emptiest()
-        group.engine = engine.id
-        return engine
+            heapq.heappush(self._loads, (engine.load + len(samples), engine.id))
+            yield engine, samples
+        else:
+            for sample in samples:
+                yield self._emptiest(), (sample,)
 
     def _emptiest(self) -> Engine:
-        """The engine with the fewest requests, the first of equals."""
+        """The engine with the fewest requests, the first of equals; one more is about to be there."""
         if len(self._loads) > 8 * len(self.engines) + 64:
             self.reset()
         loads, engines = self._loads, self.engines

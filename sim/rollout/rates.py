@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from minglm.config import ModelConfig
 from minglm.errors import InputError, nearest
-from sim.rollout.engine import DecodeCurve
+from sim.rollout.decode_curve import DecodeCurve
 from sim.serving.calibration import fitted
 from sim.serving.defaults import default_stack
 from sim.serving.deployment import Deployment

@@ -7,7 +7,7 @@ something hangs on it (`sim.rollout.dispatcher`), so that millions of trajectori
 seconds of one core.
 
     >>> from minglm.rl.modes import Policy
-    >>> from sim.rollout.engine import DecodeCurve
+    >>> from sim.rollout.decode_curve import DecodeCurve
     >>> from sim.rollout.lengths import Lengths
     >>> curve = DecodeCurve(((1, 0.01), (16, 0.02)))
     >>> case = Case(Policy("sync", prompts_per_batch=8), 4, Lengths.lognormal(500, 4000), 2, curve, steps=2)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from minglm.errors import InputError
 from minglm.rl.modes import train_load
 from sim.base.documents import read_document
-from sim.rollout.engine import DecodeCurve
+from sim.rollout.decode_curve import DecodeCurve
 from sim.rollout.lengths import read_log
 
 WARMUP = 2  # updates in which pipelines fill and caches warm

@@ -12,7 +12,7 @@ import time
 
 from minglm.rl.modes import Policy
 from minglm.tools import bench_summary
-from sim.rollout.engine import DecodeCurve
+from sim.rollout.decode_curve import DecodeCurve
 from sim.rollout.lengths import Lengths
 from sim.rollout.questions import answer
 from sim.rollout.simulate import Case, simulate

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minglm.rl.modes import Policy
-from sim.rollout.engine import DecodeCurve, synchronous_makespan
+from sim.rollout.decode_curve import DecodeCurve, synchronous_makespan
 from sim.rollout.lengths import Lengths
 from sim.rollout.simulate import Case, simulate
 

@@ -10,7 +10,8 @@ import pytest
 
 from minglm.rl.modes import Policy
 from sim.rollout.collector import Collector
-from sim.rollout.engine import DecodeCurve, Engine
+from sim.rollout.decode_curve import DecodeCurve
+from sim.rollout.engine import Engine
 from sim.rollout.group import Group
 from sim.rollout.lengths import Lengths
 from sim.rollout.simulate import Case, simulate
@@ -29,6 +30,12 @@ def start(engine: Engine, now: float, *samples: Trajectory) -> None:
 def push(engine: Engine, now: float, version: int, pause_s: float = 0.0) -> None:
     engine.advance(now)
     engine.sync_weights(now, version, pause_s)
+
+
+def book(trajectory, *segments):
+    """So many tokens by weights of each version, in order."""
+    for version, tokens in segments:
+        trajectory.book(trajectory.done + tokens, version)
 
 
 def test_tokens_are_booked_on_the_versions_that_sampled_them():
@@ -85,8 +92,8 @@ def test_a_group_is_as_old_as_its_oldest_token():
     group = Group(0, 7, True)
     group.samples = [Trajectory(group, 9, 0) for _ in range(3)]
     assert group.oldest_version == 7  # nothing sampled yet: when it was first submitted
-    group.samples[0].segments = [(4, 2), (6, 1)]
-    group.samples[1].segments = [(3, 5), (5, 1)]
+    book(group.samples[0], (4, 2), (6, 1))
+    book(group.samples[1], (3, 5), (5, 1))
     assert group.oldest_version == 3  # one without tokens does not count
 
 
@@ -97,7 +104,8 @@ def test_an_answer_spans_from_the_oldest_to_the_newest_version_that_sampled_it()
     group = Group(0, 0, True)
     for segments in ([(1, 4), (3, 2), (2, 1)], [(3, 5)], [(2, 1), (3, 1)], []):
         group.samples.append(Trajectory(group, 9, 0))
-        group.samples[-1].segments = segments
+        book(group.samples[-1], *segments)
+        assert group.samples[-1].segments == segments
     step = collector.trained([group], version=4)
     found = collector.result({"waiting": [], "buffered": [], "running": []}, submitted=1).staleness
     assert found.max_span == 2 and found.oldest == {3: 1, 1: 1, 2: 1, 0: 1}

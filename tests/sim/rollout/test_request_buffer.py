@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 from minglm.rl.modes import Policy
 from sim.rollout.case import Case
-from sim.rollout.engine import DecodeCurve, Engine
+from sim.rollout.decode_curve import DecodeCurve
+from sim.rollout.engine import Engine
 from sim.rollout.lengths import Lengths
 from sim.rollout.request_buffer import CHUNK, RequestBuffer
 from sim.rollout.simulate import simulate

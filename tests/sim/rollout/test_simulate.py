@@ -1,6 +1,7 @@
 """Rollout simulator: closed forms, degenerate cases, rates, cases from files, refusals, the command."""
 
 import json
+import math
 import random
 from dataclasses import replace
 
@@ -9,8 +10,8 @@ import pytest
 from minglm.errors import InputError
 from minglm.rl.modes import Policy
 from sim.cli import main
-from sim.rollout.dispatcher import Dispatcher
-from sim.rollout.engine import DecodeCurve, Engine, synchronous_makespan
+from sim.rollout.decode_curve import DecodeCurve, synchronous_makespan
+from sim.rollout.engine import Engine
 from sim.rollout.lengths import Lengths, explained_share, from_rows, read_log
 from sim.rollout.metrics import compare
 from sim.rollout.questions import answer, best_split, fold, over_sampling_that_pays
@@ -155,40 +156,6 @@ def test_cache_limit_makes_requests_wait_and_loses_none():
     )
 
 
-@pytest.mark.parametrize("mode", ["sync", "one_step_off", "async", "april", "glm5"])
-@pytest.mark.parametrize("kv_limit", [None, 20_000.0])
-def test_running_ahead_changes_no_figure(mode, kv_limit, monkeypatch):
-    """Engines that nobody touches work out their stretch at once; event by event the figures are the same."""
-    case = replace(
-        CASE,
-        policy=Policy(mode, 16),
-        steps=6,
-        warmup=1,
-        kv_limit=kv_limit,
-        train_s_per_token=2e-3,
-        weight_sync_s=3.0,
-        watch=2,
-    )
-    ahead = simulate(case).to_dict()
-    began = Dispatcher.__init__
-
-    def event_by_event(self, *args):
-        began(self, *args)
-        self._runs_ahead = False
-
-    monkeypatch.setattr(Dispatcher, "__init__", event_by_event)
-    assert _close(simulate(case).to_dict(), ahead)
-
-
-def _close(one, other) -> bool:
-    """Equal in every figure, to 1e-9 of it."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_close(one[k], other[k]) for k in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(_close, one, other))
-    return one == other or (isinstance(one, float) and one == pytest.approx(other, rel=1e-9, abs=1e-12))
-
-
 def test_timeline_goes_by_time_and_then_by_who_was_first():
     timeline, seen = Timeline(), []
     signal = Signal()
@@ -252,6 +219,16 @@ def test_lengths():
     assert Lengths.lognormal(mean=3000, cap=20000, percentile=(0.99, 15000)).quantile(0.99) == pytest.approx(
         15000, rel=1e-6
     )
+
+
+@pytest.mark.parametrize("size", (1, 2, 5, 8))
+def test_lengths_are_drawn_from_the_numbers_of_pythons_own_gauss(size):
+    """Whether a pair of Gaussian numbers is begun or not."""
+    lengths, drawn, plain = Lengths.lognormal(median=1000, sigma=0.8, cap=2000), random.Random(3), random.Random(3)
+    for _ in range(5):
+        common = 0.65**0.5 * plain.gauss(0.0, 1.0)
+        by_hand = [1000 * math.exp(0.8 * (common + 0.35**0.5 * plain.gauss(0.0, 1.0))) for _ in range(size)]
+        assert lengths.draw_group(drawn, size) == [min(2000, max(1, round(n))) for n in by_hand]
 
 
 def test_lengths_from_a_log(tmp_path):

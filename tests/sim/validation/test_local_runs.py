@@ -9,7 +9,7 @@ import pytest
 from minglm.errors import InputError
 from minglm.rl.modes import Policy
 from sim.cli import main
-from sim.rollout.engine import DecodeCurve
+from sim.rollout.decode_curve import DecodeCurve
 from sim.rollout.lengths import Lengths
 from sim.rollout.simulate import Case, simulate
 from sim.validation.local_runs import agree, profile_of
