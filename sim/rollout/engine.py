@@ -365,29 +365,32 @@ class Engine:
         called, read = False, set()
         v, ending, end_marks, running = self.v, self.ending, self.end_marks, self.running
         mark, chunk = len(self.marks) - 1, self.chunk
-        n, kv, fits = self.n, self.kv, (1.0 - WATERMARK) * self.kv_limit
-        while queue and n < self.max_running:
+        n, kv, resume, max_running = self.n, self.kv, self.resume, self.max_running
+        fits = (1.0 - WATERMARK) * self.kv_limit
+        reuse, share, offload_s = self.reuse_kv_cache, self.share, self.kv_offload_s
+        prefill_s, prefill_fixed_s = self.prefill_s, self.prefill_fixed_s
+        while queue and n < max_running:
             trajectory = queue[0]
             done = trajectory.done
             need = trajectory.prompt + done
             if n and kv + need > fits:
                 break
             queue.popleft()
-            kept = done and self.reuse_kv_cache and trajectory.first_mark != PUT_BACK
-            if kept and self.kv_offload_s:
-                self.resume = (self.resume if self.resume > now else now) + self.kv_offload_s
+            kept = done and reuse and trajectory.first_mark != PUT_BACK
+            if kept and offload_s:
+                resume = (resume if resume > now else now) + offload_s
             if not kept:
                 self.reprefilled += done
-                cost = self.prefill_fixed_s + self.prefill_s * need
-                if self.share:
+                cost = prefill_fixed_s + prefill_s * need
+                if share:
                     if called:  # one call for all that come together
-                        cost -= self.prefill_fixed_s
+                        cost -= prefill_fixed_s
                     if not done and trajectory.group in read:
                         cost = 0.0  # its siblings' prompt is the same: their cache is copied
                     called = True
                     read.add(trajectory.group)
                 if cost:
-                    self.resume = (self.resume if self.resume > now else now) + cost
+                    resume = (resume if resume > now else now) + cost
             n += 1
             kv += need
             trajectory.origin = origin = v - done
@@ -399,7 +402,7 @@ class Engine:
             ending.insert(place, trajectory)
             running[trajectory] = None
         count = n - self.n
-        self.n, self.kv = n, kv
+        self.n, self.kv, self.resume = n, kv, resume
         return count
 
     # ---- what the trainer does to it
