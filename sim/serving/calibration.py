@@ -79,23 +79,48 @@ def chip_of(row: Row) -> Chip:
 
 @functools.lru_cache(maxsize=64)
 def fitted_scale(chip: str, stack: str) -> tuple[float, str] | None:
-    """(time factor, row id) fitted for this chip and stack, or None: by bisection, for a limit moves the batch too.
+    """(time factor, row id) fitted for this chip and stack, or None: by a bracket, for a limit moves the batch too.
 
     Args:
         chip: its file in data/chips (`Chip.file`).
     """
     for row in rows():
         if row["use"] == "calibration" and row["deployment"]["stack"] == stack and chip == chip_of(row).file:
-            low, high = 0.2, 5.0
-            for _ in range(50):
-                middle = math.sqrt(low * high)
-                slow = predict(row, scale=middle)[0] < row["measured"]
-                if slow != (row["kind"] == "stream"):  # too few tokens/s: the factor is too large; ms the other way
-                    high = middle
-                else:
-                    low = middle
-            return math.sqrt(low * high), row["id"]
+            sign = 1.0 if row["kind"] == "stream" else -1.0  # milliseconds grow with the factor, tokens/s fall
+
+            def too_large(log_scale: float, row: Row = row, sign: float = sign) -> float:
+                share = predict(row, scale=math.exp(log_scale))[0] / row["measured"]  # 0 where nothing meets the limit
+                return sign * math.log(max(share, 1e-9))
+
+            return math.exp(_crossing(too_large, math.log(0.2), math.log(5.0))), row["id"]
     return None
+
+
+def _crossing(f: Callable[[float], float], low: float, high: float, within: float = 1e-13) -> float:
+    """Where f, rising from low to high, crosses zero, jumps or not: ITP (Oliveira and Takahashi, ACM TOMS 47, 2020),
+    which takes one step more than halving at most, and where f is smooth a fifth of them."""
+    at_low, at_high = f(low), f(high)
+    if at_low >= 0.0 or at_high <= 0.0:
+        return low if at_low >= 0.0 else high
+    slack, pull = within * 2.0 ** (math.ceil(math.log2((high - low) / (2.0 * within))) + 1), 0.2 / (high - low)
+    while high - low > 2.0 * within:
+        middle, span = (low + high) / 2, high - low
+        straight = (at_high * low - at_low * high) / (at_high - at_low)  # the chord's own zero
+        towards = math.copysign(1.0, middle - straight)
+        step = pull * span * span
+        x = straight + towards * step if step <= abs(middle - straight) else middle
+        room = slack - span / 2
+        if abs(x - middle) > room:
+            x = middle - towards * room
+        y = f(x)
+        if y > 0.0:
+            high, at_high = x, y
+        elif y < 0.0:
+            low, at_low = x, y
+        else:
+            return x
+        slack /= 2
+    return (low + high) / 2
 
 
 def fitted(d: Deployment) -> Deployment:

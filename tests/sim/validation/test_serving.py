@@ -1,11 +1,12 @@
 """Published serving rows: the rules of fitting, the errors, and the arithmetic in the sources."""
 
 import copy
+import math
 
 import pytest
 
 from minglm.errors import InputError
-from sim.serving.calibration import check_rows, error_band, fitted, fitted_scale, predict, rows
+from sim.serving.calibration import _crossing, check_rows, error_band, fitted, fitted_scale, predict, rows
 from sim.serving.deployment import Deployment
 from sim.validation.serving import table_text, validate
 
@@ -83,6 +84,26 @@ def test_fitted_applies_to_that_chip_and_stack_only():
     other = Deployment.of("deepseek_v3", "dgx_h200", chips=16, stack="sglang-ep")
     assert fitted(other) is other and fitted_scale("h200", "sglang-ep") is None
     assert fitted_scale("910b3", "cloudmatrix-infer") is None
+
+
+@pytest.mark.parametrize(
+    "f, zero, most",
+    [
+        (lambda x: math.exp(x) - 2.0, math.log(2.0), 15),
+        (lambda x: (x - 0.3) ** 3, 0.3, 50),
+        (lambda x: 0.1 * x - 1.0 if x < 0.7 else 0.1 * x + 5.0, 0.7, 50),  # a jump: halving takes 48
+        (lambda x: x + 3.0, -2.0, 2),  # zero is left of all
+    ],
+)
+def test_a_crossing_is_found_in_few_steps_and_at_a_jump(f, zero, most):
+    seen = []
+
+    def counted(x):
+        seen.append(x)
+        return f(x)
+
+    assert _crossing(counted, -2.0, 2.0) == pytest.approx(zero, abs=2e-13)
+    assert len(seen) <= most
 
 
 def test_the_band_spans_the_decode_errors(report):
