@@ -92,7 +92,7 @@ CORE = {
     "sim/cost/money.py": "tests/sim/cost/test_money.py",
     "sim/cost/operators.py": "tests/sim/cost/test_operators.py tests/sim/cost/test_by_hand.py",
     "sim/cost/operators_attention.py": "tests/sim/cost/test_operators.py tests/sim/cost/test_by_hand.py",
-    "sim/rollout/engine.py": "tests/sim/rollout/test_by_hand.py tests/sim/rollout/test_simulate.py",
+    "sim/rollout/engine.py": "tests/sim/rollout",
     "sim/rollout/metrics.py": "tests/sim/rollout/test_metrics.py",
     "sim/rollout/trainer_process.py": "tests/sim/rollout",
     "sim/rollout/lengths.py": "tests/sim/rollout",
