@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from minglm.config import ModelConfig
-from minglm.data import shards
+from minglm.data.tiny_world.loader import TinyWorldLoader
 from minglm.model.model import Model
 from minglm.training.optim import MuonAdamW, cosine_with_warmup
 
 
-def train(  # noqa: PLR0913 (a race: everything that both runners share is an argument)
-    config: ModelConfig,
-    folder: Path,
-    kind: str,
-    lr: float,
-    steps: int,
-    batch_size: int = 8,
-    seq_len: int = 128,
-    corpus_bytes: int = 1_000_000,
-    seed: int = 0,
+def train(
+    config: ModelConfig, kind: str, lr: float, steps: int, batch_size: int = 8, seq_len: int = 128, seed: int = 0
 ) -> dict:
-    """Train from the same weights on the same batches with Muon, or (`kind` "adamw") with AdamW alone.
+    """Train on the tiny world, from the same weights on the same batches, with Muon or (`kind` "adamw") with AdamW
+    alone.
 
     Returns losses (per step, nats), seconds, `optimizer_s` of them in the optimiser, and the optimiser itself.
     """
-    shard = shards.build("stdlib", folder, config.vocab_size, corpus_bytes).train
-    loader = shards.Loader(shard, batch_size, seq_len, seed)
+    loader = TinyWorldLoader(batch_size, seq_len, seed)
     torch.manual_seed(seed)
     model = Model(config)
     learning = [(n, p) for n, p in model.named_parameters() if ".indexer." not in n]
