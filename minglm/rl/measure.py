@@ -46,7 +46,7 @@ Show: TypeAlias = Callable[[str], None]
 
 SPEED_MODES: dict[str, dict[str, Any]] = {"sync": {}, "april": {"over_sampling": 16}, "async": {"max_staleness": 2.0}}
 STALENESS_BOUNDS = (0, 2, 8)
-STALENESS_RATES = (0.000125, 0.00025, 0.0005)  # the recipe's own is the last; above it old data unlearn
+STALENESS_RATES = (0.000125, 0.00025, 0.0005)  # the recipe's own is the last
 _SHARES = ("right", "declined", "answered")
 USES = {"naive": "naive", "corrected": "decoupled_ppo"}
 
