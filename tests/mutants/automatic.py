@@ -52,7 +52,7 @@ CORE = {
     "minglm/model/choose.c": "tests/minglm/model/test_compiled_choice.py",
     "minglm/model/learn.c": "tests/minglm/model/test_compiled_kl.py",
     "minglm/runtime/kernels.h": "tests/minglm/model/test_compiled_choice.py tests/minglm/model/test_compiled_kl.py "
-    "tests/minglm/inference/test_compiled_step.py",
+    "tests/minglm/inference/test_compiled_step.py tests/minglm/inference/test_exact.py",
     "minglm/inference/decode.c": "tests/minglm/inference/test_compiled_step.py tests/minglm/inference/test_exact.py",
     "minglm/model/layers.py": "tests/minglm/model/test_layers.py",
     "minglm/model/moe.py": "tests/minglm/model/test_moe.py",
