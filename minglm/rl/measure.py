@@ -331,10 +331,15 @@ def _compared(passed: dict[str, dict[int, float]]) -> str:
 
 
 def write(rows: list[Row], path: Path) -> None:
-    """Rows as CSV, floats to four places."""
+    """Rows as CSV, floats to four places; a smaller one, such as a learning rate, to four digits."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rounded = ({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    atomic.write_csv(path, rounded, list(rows[0]))
+    atomic.write_csv(path, ({k: _rounded(v) for k, v in row.items()} for row in rows), list(rows[0]))
+
+
+def _rounded(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return round(value, 4) if abs(value) >= 0.1 else float(f"{value:.4g}")
 
 
 def read(name: str) -> list[Row]:

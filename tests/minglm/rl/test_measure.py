@@ -59,8 +59,8 @@ def test_each_use_of_stale_data_is_also_told_at_a_rate_of_its_own():
 
 def test_rows_survive_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(measure.datafiles, "data", lambda *parts: tmp_path / parts[-1])
-    measure.write([{"mode": "sync", "seed": 0, "pass_at_1": 0.51234}], tmp_path / "rl_x.csv")
-    assert measure.read("x") == [{"mode": "sync", "seed": 0, "pass_at_1": 0.5123}]
+    measure.write([{"mode": "sync", "seed": 0, "pass_at_1": 0.51234, "lr": 0.000125}], tmp_path / "rl_x.csv")
+    assert measure.read("x") == [{"mode": "sync", "seed": 0, "pass_at_1": 0.5123, "lr": 0.000125}]
 
 
 def test_a_line_is_found_and_never_starts_below_zero():
