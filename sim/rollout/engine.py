@@ -226,10 +226,12 @@ class Engine:
                 )  # of those who end together it came last
                 del ending[place], end_marks[place]
                 if done > trajectory.done:
-                    if trajectory.first_mark == mark:
-                        trajectory.book(done, version)
-                    else:
+                    if trajectory.first_mark != mark:
                         self._book_tokens(trajectory, done)
+                    elif trajectory.done and trajectory.sampled_by != version:
+                        trajectory.book(done, version)
+                    else:  # as `book`, without its call
+                        trajectory.done, trajectory.sampled_by = done, version
                 trajectory.first_mark = PUT_BACK
                 queue.appendleft(trajectory)
                 n -= 1
@@ -242,13 +244,13 @@ class Engine:
                 del end_marks[0]
                 trajectory = ending.pop(0)
                 length = trajectory.length
-                if trajectory.first_mark != mark:
-                    if length > trajectory.done:
+                if length > trajectory.done:
+                    if trajectory.first_mark != mark:
                         self._book_tokens(trajectory, length)
-                elif not trajectory.done:
-                    trajectory.done, trajectory.sampled_by = length, version
-                elif length > trajectory.done:
-                    trajectory.book(length, version)
+                    elif trajectory.done and trajectory.sampled_by != version:
+                        trajectory.book(length, version)
+                    else:
+                        trajectory.done, trajectory.sampled_by = length, version
                 del running[trajectory]
                 n -= 1
                 kv -= trajectory.prompt + length
