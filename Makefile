@@ -27,12 +27,15 @@ demo: $(STAMP)   ## train the toy, project the 744B model on 100,000 chips, writ
 test: $(STAMP)   ## every test, every notebook in smoke mode
 	$(PYTEST) $(ARGS)
 
-check: $(STAMP)  ## before a commit, in two minutes: lint, format, types, rooms, the fast tests
+# What every room stands on; FOLDERS adds those of the rooms that a change touches.
+FOUNDATIONS = tests/house tests/sim/base tests/sim/spec tests/sim/cost tests/minglm/model
+
+check: $(STAMP)  ## before a commit, in two minutes: lint, format, types, rooms, fast tests of the foundations; FOLDERS="tests/sim/rollout" for more
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) -m "not slow" tests/house tests/minglm tests/sim $(ARGS)
+	$(PYTEST) -m "not slow" --deselect tests/house/test_style.py::test_types $(FOUNDATIONS) $(FOLDERS) $(ARGS)
 
 lab: $(STAMP)    ## open the notebooks in JupyterLab
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab --ServerApp.root_dir=. --ServerApp.terminado_settings="{'shell_command': ['$${SHELL:-/bin/sh}']}" --LabApp.app_settings_dir=notebooks/workshop/lab notebooks/learn/00_start_here.ipynb $(ARGS)
