@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 
 from minglm.errors import InputError, nearest
-from sim.cost import measured
+from sim.cost import measured_network
 from sim.spec.hardware import Cluster, Tier
 
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "p2p")
@@ -195,10 +195,10 @@ def _measured(kind: str, size: float, level: Level) -> float | None:
     """Seconds of a collective of a group inside one tier, as measured; None where it was not."""
     if not level.tables:
         return None
-    seconds = measured.nccl_s(level.tables, kind, level.fan, size)
+    seconds = measured_network.nccl_s(level.tables, kind, level.fan, size)
     if seconds is None:
         return None
-    latency = measured.nccl_s(level.tables, kind, level.fan, 1.0) or 0.0
+    latency = measured_network.nccl_s(level.tables, kind, level.fan, 1.0) or 0.0
     return latency + max(seconds - latency, 0.0) * level.slower  # a slower link takes longer for the bytes alone
 
 
@@ -206,7 +206,7 @@ def _pairwise(size: float, levels: tuple[Level, ...], dedup: float = 1.0) -> flo
     """All-to-all: each chip sends `size`, an equal part to each member. Tiers work at the same time; the slowest
     decides.
 
-    Over nodes the rate falls with the message from chip to chip, as measured (`sim.cost.measured`).
+    Over nodes the rate falls with the message from chip to chip, as measured (`sim.cost.measured_network`).
 
     `dedup`: share of the rows that crosses the outer tiers when each node receives one copy and passes it on inside
     (then every row also crosses the inner tier).
@@ -215,15 +215,13 @@ def _pairwise(size: float, levels: tuple[Level, ...], dedup: float = 1.0) -> flo
     for level in levels:
         n *= level.fan
     for i, level in enumerate(levels):
-        share = (level.fan - 1) * inside / n if i == 0 or dedup >= 1.0 else (1.0 - inside / n)
-        if i == 0 and dedup < 1.0:
-            share = (level.fan - 1) / level.fan
-        elif i > 0:
-            share = (1.0 - inside / n) * dedup
-        if i > 0 and dedup >= 1.0:
-            reached = measured.all_to_all_share(n / inside, size / n) / CONSTANTS["ring_share"][0]
+        share = (1.0 - inside / n) * dedup if i else (level.fan - 1) / (level.fan if dedup < 1.0 else n)
+        if dedup < 1.0:
+            reached = CONSTANTS["dedup_share"][0]
+        elif i:
+            reached = measured_network.all_to_all_share(n / inside, size / n) / CONSTANTS["ring_share"][0]
         else:
-            reached = CONSTANTS["dedup_share" if dedup < 1.0 else "all_to_all_share"][0]
+            reached = CONSTANTS["all_to_all_share"][0]
         worst = max(worst, size * share / (level.bytes_per_s * reached))
         latency = max(latency, min((level.fan - 1) * inside, 64) * level.latency_s / 4)
         inside *= level.fan

@@ -239,7 +239,8 @@ class Curves:
         return low ** (1 - share) * interpolate(self.axis, self.lines[i + 1], first) ** share
 
 
-def _curves(lines: Table, chosen: Callable[[Key], str | None]) -> Curves | None:
+def curves_of(lines: Table, chosen: Callable[[Key], str | None]) -> Curves | None:
+    """The lines that `chosen` gives a position on a second axis; None where there is none."""
     some = sorted((float(second), values) for key, values in lines.lines.items() if (second := chosen(key)) is not None)
     return Curves(lines.axis, tuple(x for x, _ in some), tuple(v for _, v in some)) if some else None
 
@@ -247,8 +248,8 @@ def _curves(lines: Table, chosen: Callable[[Key], str | None]) -> Curves | None:
 @functools.cache
 def _attention_curves(chip: str, width: int) -> Curves | None:
     if width == MLA_WIDTH:
-        return _curves(table("mla_prefill", chip), lambda key: key[0])
-    return _curves(table("attention", chip), lambda key: key[1] if key[0] == str(width) else None)
+        return curves_of(table("mla_prefill", chip), lambda key: key[0])
+    return curves_of(table("attention", chip), lambda key: key[1] if key[0] == str(width) else None)
 
 
 MLA_WIDTH = 192128  # MLA's heads: 192 wide scores, 128 wide values
@@ -287,7 +288,7 @@ def mla_decode_s(chip: str, heads: float, batch: float, context: float) -> float
     if not counts:
         return None
     near = min(counts, key=lambda h: abs(math.log(h / max(heads, 1.0))))
-    curves = _curves(lines, lambda key: key[1] if key[0] == str(near) else None)
+    curves = curves_of(lines, lambda key: key[1] if key[0] == str(near) else None)
     assert curves is not None
     return 1e-6 * curves.at(context, batch)
 
@@ -309,7 +310,7 @@ def _dsa_layer_curves(chip: str, phase: str, dtype: str, tp: int) -> Curves | No
 
     Large batches were measured at short contexts only: beyond, a batch grows by what the next smaller one grows by.
     """
-    some = _curves(table("dsa_layer", chip), lambda key: key[3] if key[:3] == (phase, dtype, str(tp)) else None)
+    some = curves_of(table("dsa_layer", chip), lambda key: key[3] if key[:3] == (phase, dtype, str(tp)) else None)
     if some is None:
         return None
     whole: list[list[float]] = []
@@ -330,7 +331,7 @@ def dsa_part_s(chip: str, part: str, tokens: float, context: float) -> float | N
     Linear in the tokens outside of the measured 1,024 to 16,384; scores and top-k linear in the context beyond it.
     """
     lines = table("dsa_parts", chip)
-    curves = _curves(lines, lambda key: key[1] if key[0] == part else None)
+    curves = curves_of(lines, lambda key: key[1] if key[0] == part else None)
     if curves is None:
         return None
     inside = min(max(tokens, curves.second[0]), curves.second[-1])
@@ -400,84 +401,3 @@ def routing_s(tokens: float) -> float:
     """Seconds of gate, top-k and shuffle of one expert layer's forward pass on an A800 (128 experts, 8 chosen)."""
     lines = table("moe_routing", "a800")
     return sum(1e-6 * interpolate(lines.axis, values, tokens) for values in lines.lines.values())
-
-
-# ------------------------------------------------------------------ network
-
-
-@functools.cache
-def _nccl_curves(chip: str, collective: str) -> Curves | None:
-    return _curves(table("nccl", chip), lambda key: key[1] if key[0] == collective else None)
-
-
-@functools.lru_cache(1 << 16)  # a Monte Carlo asks for the same sizes at every draw, a search for every plan
-def nccl_s(chip: str, collective: str, members: float, size: float) -> float | None:
-    """Seconds of a collective inside a node, `size` bytes as in `sim.cost.collectives.time`; None where not measured.
-
-    Beyond 512 MiB the last bandwidth goes on. Beyond the largest measured group (8, or 4) the wire share of a ring,
-    (n − 1)/n, and its latency, n − 1 steps, go on from there.
-    """
-    curves = _nccl_curves(chip, collective)
-    if curves is None:
-        return None
-    inside = min(max(members, curves.second[0]), curves.second[-1])
-    largest = curves.axis[-1]
-    seconds = 1e-6 * curves.at(min(size, largest), inside) * max(size / largest, 1.0)
-    if members > inside:
-        latency = 1e-6 * curves.at(curves.axis[0], inside)
-        wire = max(seconds - latency, 0.0) * ((members - 1) / members) / ((inside - 1) / inside)
-        seconds = latency * (1 + math.log2(members / inside)) + wire
-    return seconds
-
-
-NODE = 8  # chips of a node that all-to-alls over nodes were measured on …
-PORT = 50e9  # … and a chip's port to the network, bytes/s (p5.48xlarge: 3,200 Gbps a node, EFA)
-
-
-@functools.cache
-def _all_to_all_shares() -> tuple[Table, Table]:
-    """Share of the port's line rate that what leaves a node goes at, over the bytes from chip to chip: of four nodes
-    and more together, which agree, and of two nodes over that."""
-    lines = table("all_to_all_nodes", "h100")
-    by_message: dict[tuple[bool, float], list[float]] = {}
-    for (nodes,), times in lines.lines.items():
-        chips = NODE * int(nodes)
-        for size, us in zip(lines.axis, times, strict=True):
-            share = size * (1 - NODE / chips) / (1e-6 * us) / PORT
-            by_message.setdefault((int(nodes) == 2, size / chips), []).append(share)
-    mean = {key: math.exp(sum(map(math.log, some)) / len(some)) for key, some in by_message.items()}
-    two, many = (sorted((m, v) for (few, m), v in mean.items() if few is which) for which in (True, False))
-    law = Table(tuple(m for m, _ in many), {(): least_from_here([v for _, v in many])})
-    less = tuple(min(v / interpolate(law.axis, law.lines[()], m), 1.0) for m, v in two)
-    return law, Table(tuple(m for m, _ in two), {(): less})
-
-
-@functools.lru_cache(1 << 16)
-def all_to_all_share(nodes: float, message: float) -> float:
-    """Share of a port's line rate that NCCL's all-to-all over `nodes` nodes reaches, `message` bytes from chip to chip.
-
-    Measured over EFA, 2 to 32 nodes of H100. From four nodes on the rate hangs on the message alone: 0.4 of the line at
-    128 KiB, 0.6 at 1 MiB, 0.8 at 8 MiB; two nodes reach less with short ones. Beyond the longest message the rate
-    stays; below the shortest it falls with the square root, which is assumed.
-    """
-    law, two = _all_to_all_shares()
-    share = interpolate(law.axis, law.lines[()], message) * min(message / law.axis[0], 1.0) ** 0.5
-    less = interpolate(two.axis, two.lines[()], message)
-    return share * less ** max(0.0, 1.0 - math.log2(max(nodes, 2.0) / 2.0))
-
-
-def deepep_s(
-    chip: str, half: str, nodes: float, tokens: float, kind: str = "normal", hidden: int = 7168, experts: int = 256
-) -> float | None:
-    """Seconds of DeepEP's dispatch or combine of `tokens` tokens a rank, 8 experts chosen, over `nodes` nodes of 8.
-
-    kind: normal (training and prefill) | low_latency (decode). Several nodes were measured on H100 only.
-    """
-    curves = _curves(
-        table("deepep", chip),
-        lambda key: key[2] if key[:2] == (kind, half) and key[3:] == (str(hidden), "8", str(experts)) else None,
-    )
-    if curves is None:
-        return None
-    inside = min(tokens, curves.axis[-1])
-    return 1e-6 * curves.at(inside, nodes) * tokens / inside

@@ -266,17 +266,14 @@ ROPE = {"fused": (2.0, 2.0, 2, 2), "compiled": (2.0, 2.0, 1, 1), "eager": (6.0, 
 
 def norm(trace: OperatorTrace, ctx: ParallelContext, hidden: float, kind: str = "rms") -> None:
     """RMSNorm or LayerNorm over [T, C]."""
+    normalise(trace, "norm", ctx.tokens_sp * hidden * WIDTH, kind)
+
+
+def normalise(trace: OperatorTrace, name: str, size: float, kind: str = "rms", times: int = 1) -> None:
+    """RMSNorm or LayerNorm over `size` bytes, in so many launches of each of its kernels."""
     eager = trace.style.fusion == "eager"
     f, b, kf, kb = _NORM["eager layer" if eager and kind == "layer" else trace.style.fusion]
-    size = ctx.tokens_sp * hidden * WIDTH
-    trace.memory("norm", f * size, b * size, kernels=kf, backward_kernels=kb, save=size)
-
-
-def head_norms(trace: OperatorTrace, *sizes: float) -> None:
-    """RMSNorm of queries and of keys: one normalisation each over `sizes` bytes."""
-    f, b, kf, kb = _NORM[trace.style.fusion]
-    total, times = sum(sizes), len(sizes)
-    trace.memory("head norm", f * total, b * total, kernels=times * kf, backward_kernels=times * kb, save=total)
+    trace.memory(name, f * size, b * size, kernels=times * kf, backward_kernels=times * kb, save=size)
 
 
 def residual(trace: OperatorTrace, ctx: ParallelContext, hidden: float) -> None:

@@ -12,8 +12,8 @@ from sim.cost.operators import (
     Op,
     OperatorTrace,
     ParallelContext,
-    head_norms,
     norm,
+    normalise,
     residual,
     sequence_parallel_gather,
     sequence_parallel_scatter,
@@ -145,7 +145,7 @@ def gqa(trace: OperatorTrace, ctx: ParallelContext, model: ModelSpec, window: in
     sequence_parallel_gather(trace, ctx, C)
     trace.linear("qkv", "linear", T, C, (heads + 2 * kv) * D, saved_input=ctx.tokens_sp * C * WIDTH)
     if model.qk_norm:
-        head_norms(trace, T * heads * D * WIDTH, T * kv * D * WIDTH)
+        normalise(trace, "head norm", T * (heads + kv) * D * WIDTH, times=2)  # of queries, of keys
     if not model.positions:  # rotary models; GPT-2-like ones add a learned position once
         f, b, kf, kb = ROPE[trace.style.fusion]
         size = T * (heads + kv) * D * WIDTH

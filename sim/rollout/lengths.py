@@ -103,9 +103,9 @@ class Lengths:
             return [row[i % len(row)] for i in range(size)]
         if not self.values and not self.sigma:
             return [min(self.cap, max(1, round(self.median)))] * size
-        own = math.sqrt(1.0 - self.explained)
-        first, *others = _gauss(rng, size + 1)
-        common = math.sqrt(self.explained) * first
+        gauss, own = rng.gauss, math.sqrt(1.0 - self.explained)
+        common = math.sqrt(self.explained) * gauss(0.0, 1.0)
+        others = [gauss(0.0, 1.0) for _ in range(size)]
         if self.values:
             table, n = self.values, len(self.values)
             return [table[min(n - 1, int(_NORMAL.cdf(common + own * z) * n))] for z in others]
@@ -178,20 +178,6 @@ class Lengths:
         cut = f", {self.truncated_share():.1%} cut at {self.cap:,}" if self.cap < LONGEST else ""
         median, p99 = self.quantile(0.5), self.quantile(0.99)
         return f"mean {self.mean():,.0f}, median {median:,.0f}, p99 {p99:,.0f} tokens ({kind}{cut})"
-
-
-def _gauss(rng: random.Random, count: int) -> list[float]:
-    """What `rng.gauss(0, 1)` gives, called so many times: by Box and Muller, who make two of two uniform numbers."""
-    drawn: list[float] = []
-    if rng.gauss_next is not None:  # type: ignore[attr-defined]  # the second of a pair that was begun
-        drawn.append(rng.gauss(0.0, 1.0))
-    uniform, log, sqrt, cos, sin = rng.random, math.log, math.sqrt, math.cos, math.sin
-    for _ in range((count - len(drawn)) // 2):
-        angle, radius = uniform() * math.tau, sqrt(-2.0 * log(1.0 - uniform()))
-        drawn += (cos(angle) * radius, sin(angle) * radius)
-    if len(drawn) < count:
-        drawn.append(rng.gauss(0.0, 1.0))
-    return drawn
 
 
 def _mean(median: float, sigma: float, cap: float) -> float:

@@ -7,7 +7,7 @@ Symbols: T query tokens of one attention group, C hidden, K experts chosen.
 
 from __future__ import annotations
 
-from sim.cost import collectives, measured
+from sim.cost import collectives, measured_network
 from sim.cost.operators_moe import expected_places
 from sim.serving.deployment import Deployment
 
@@ -82,7 +82,7 @@ def _measured_inside(d: Deployment, values: float, sent: float) -> float | None:
     share = (1.0 - 1.0 / d.chips) / (1.0 - 1.0 / MEASURED_CHIPS)
     seconds = 0.0
     for half, width in (("dispatch", sent), ("combine", 1.0)):
-        one, all_s = (measured.deepep_s(chip, half, 1, t, "low_latency") for t in (1.0, tokens))
+        one, all_s = (measured_network.deepep_s(chip, half, 1, t, "low_latency") for t in (1.0, tokens))
         if one is None or all_s is None:
             return None
         seconds += one + (all_s - one) * share * width

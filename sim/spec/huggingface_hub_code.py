@@ -14,8 +14,8 @@ from sim.spec.huggingface_dense import DENSE, llama
 from sim.spec.huggingface_experts import EXPERTS
 
 
-def _internlm(c):
-    """InternLM of 2023: biases of queries, keys, values and the output."""
+def _biased(c):
+    """InternLM of 2023, openPangu Embedded: biases of queries, keys, values and the output."""
     bias = c.flag("bias", True)
     return decoder(c, qkv_bias=bias, out_bias=bias)
 
@@ -28,11 +28,6 @@ def _refined_web(c):
     """Falcon as first published: its 40B has several key-value heads, its 7B one."""
     c.raw["new_decoder_architecture"] = c.raw.get("num_kv_heads") is not None
     return DENSE["falcon"](c)
-
-
-def _pangu_embedded(c):
-    bias = c.flag("bias", True)
-    return decoder(c, qkv_bias=bias, out_bias=bias)
 
 
 def _pangu_pro_moe(c):
@@ -70,12 +65,12 @@ HUB_CODE: dict[str, Callable[[Config], dict[str, Any]]] = {
     "yi": llama,
     "aquila": llama,
     "xverse": llama,
-    "internlm": _internlm,
+    "internlm": _biased,
     "orion": _orion,
     "stablelm_epoch": DENSE["stablelm"],
     "refinedweb": _refined_web,
     "refinedwebmodel": _refined_web,
-    "panguembedded": _pangu_embedded,
+    "panguembedded": _biased,
     "pangupromoe": _pangu_pro_moe,
     "pangu_ultra_moe": _pangu_ultra_moe,
     "jais": _jais,

@@ -21,7 +21,6 @@ _NUMBERS = tuple(f"{kind}val" for kind in ("int32", "int64", "uint32", "uint64",
 _NUMBERS += ("fixed32val", "fixed64val", "sfixed32val", "sfixed64val")
 _FRACTIONS = ("doubleval", "floatval")
 _MOST_BYTES = 4 * 2**30
-_MOST_BYTES = 4 * 2**30
 
 
 def read(path: Path) -> tuple[str, list[Node]]:

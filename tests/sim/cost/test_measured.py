@@ -9,7 +9,7 @@ import math
 import pytest
 
 from minglm import datafiles
-from sim.cost import measured
+from sim.cost import measured, measured_network
 from sim.cost.kernels import Kernels
 from sim.cost.measured import matmul_grid
 from sim.cost.operators import Op
@@ -42,7 +42,7 @@ def test_matmuls_come_back_as_the_source_has_them(chip, dtype, m, n, k, us):
     ],
 )
 def test_collectives_come_back_as_the_source_has_them(collective, members, size, us):
-    assert 1e6 * measured.nccl_s("h100", collective, members, size) == pytest.approx(us, rel=1e-3)
+    assert 1e6 * measured_network.nccl_s("h100", collective, members, size) == pytest.approx(us, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -67,18 +67,18 @@ def test_collectives_come_back_as_the_source_has_them(collective, members, size,
 def test_all_to_alls_over_nodes_come_back_as_the_source_has_them(nodes, mib, gb_per_s):
     """One law of the message for all numbers of nodes: within 5% of each."""
     size, chips = mib * 2**20, 8 * nodes
-    seconds = size * (1 - 1 / nodes) / 50e9 / measured.all_to_all_share(nodes, size / chips)
+    seconds = size * (1 - 1 / nodes) / 50e9 / measured_network.all_to_all_share(nodes, size / chips)
     assert size / seconds / 1e9 == pytest.approx(gb_per_s, rel=0.05)
 
 
 def test_shorter_messages_never_go_faster_and_long_ones_reach_most_of_the_line():
     for nodes in (2, 3, 4, 32, 500):  # they rise with the message
-        shares = [measured.all_to_all_share(nodes, 2.0**i) for i in range(8, 28)]
+        shares = [measured_network.all_to_all_share(nodes, 2.0**i) for i in range(8, 28)]
         assert shares == sorted(shares) and 0.75 < shares[-1] < 0.9
     # not in the table: B300, 4 nodes of 8 ports of 800 Gbps, 64 MiB at 94 GB/s of bus bandwidth (awslabs
     # ep-backend-comparison, RESULTS-p5.md 46793a8)
     per_peer = 2**26 / 32
-    assert measured.all_to_all_share(4, per_peer) == pytest.approx(94e9 * 32 / 31 * 0.75 / 100e9, rel=0.12)
+    assert measured_network.all_to_all_share(4, per_peer) == pytest.approx(94e9 * 32 / 31 * 0.75 / 100e9, rel=0.12)
 
 
 def test_attention_and_mla_come_back_as_the_source_has_them():
@@ -133,10 +133,10 @@ def test_interpolation_misses_by_a_few_percent_on_average(chip):
 
 
 def test_between_two_sizes_a_collective_takes_a_time_between_theirs():
-    low, middle, high = (measured.nccl_s("h100", "all_gather", 8, size) for size in (2**22, 1.5 * 2**22, 2**23))
+    low, middle, high = (measured_network.nccl_s("h100", "all_gather", 8, size) for size in (2**22, 1.5 * 2**22, 2**23))
     assert low < middle < high
     # straight in log-log: at the geometric mean the geometric mean
-    mean = measured.nccl_s("h100", "all_gather", 8, 2**22.5)
+    mean = measured_network.nccl_s("h100", "all_gather", 8, 2**22.5)
     assert mean == pytest.approx(math.sqrt(low * high), rel=1e-6)
 
 
@@ -144,15 +144,17 @@ def test_beyond_the_grid_the_roofline_goes_on_from_the_edge():
     grid = matmul_grid("h100", "bfloat16")
     edge, beyond = grid.seconds(32768, 8192, 8192), grid.seconds(4 * 32768, 8192, 8192)
     assert beyond == pytest.approx(4 * edge, rel=0.01)  # bound by compute: four times the rows, four times the time
-    rate = measured.nccl_s("h100", "all_reduce", 8, 2**31) / measured.nccl_s("h100", "all_reduce", 8, 2**29)
+    rate = measured_network.nccl_s("h100", "all_reduce", 8, 2**31) / measured_network.nccl_s(
+        "h100", "all_reduce", 8, 2**29
+    )
     assert rate == pytest.approx(4.0, rel=0.01)
 
 
 def test_half_of_the_final_bandwidth_is_reached_at_16_mib_and_latency_is_7_to_25_us():
-    final = 2**29 / measured.nccl_s("h100", "all_reduce", 8, 2**29)
-    assert 2**24 / measured.nccl_s("h100", "all_reduce", 8, 2**24) == pytest.approx(final / 2, rel=0.15)
+    final = 2**29 / measured_network.nccl_s("h100", "all_reduce", 8, 2**29)
+    assert 2**24 / measured_network.nccl_s("h100", "all_reduce", 8, 2**24) == pytest.approx(final / 2, rel=0.15)
     for chip in ("h100", "b200"):
-        assert 7e-6 < measured.nccl_s(chip, "all_reduce", 8, 1024) < 26e-6
+        assert 7e-6 < measured_network.nccl_s(chip, "all_reduce", 8, 1024) < 26e-6
 
 
 def test_few_heads_cost_more_than_their_share():
@@ -175,7 +177,7 @@ def test_experts_and_dispatch_are_there_and_grow_with_tokens():
         assert measured.moe_s("h100", "fp8_block", tokens, 256, 8) < measured.moe_s(
             "h100", "fp8_block", 4 * tokens, 256, 8
         )
-    one, eight = (measured.deepep_s("h100", "dispatch", nodes, 4096) for nodes in (1, 8))
+    one, eight = (measured_network.deepep_s("h100", "dispatch", nodes, 4096) for nodes in (1, 8))
     assert 0 < one < eight
     assert measured.mla_decode_s("h100", 16, 32, 8192) > measured.mla_decode_s("h100", 16, 32, 1024)
     layer = [measured.dsa_layer_s("h100", "prefill", "bfloat16", tp, 1, 8192) for tp in (1, 8)]
@@ -183,7 +185,7 @@ def test_experts_and_dispatch_are_there_and_grow_with_tokens():
 
 
 def test_an_unmeasured_chip_has_no_table():
-    assert matmul_grid("910b2", "bfloat16") is None and measured.nccl_s("910b2", "all_reduce", 8, 1e6) is None
+    assert matmul_grid("910b2", "bfloat16") is None and measured_network.nccl_s("910b2", "all_reduce", 8, 1e6) is None
     assert measured.attention_flops_per_s("910b2", 4096, 64, 128, 128) is None
 
 
