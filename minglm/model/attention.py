@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from minglm.config import ModelConfig
 from minglm.model.cache import LatentCache
-from minglm.model.documents import Document, attention_by_document, documents
+from minglm.model.documents import Document, attention_by_document, documents, heads_first
 from minglm.model.indexer import Indexer, causal_mask, select_topk
 from minglm.model.indexer_loss import dense_kl, topk_kl
 from minglm.model.layers import LATENT_EPS, RMSNorm, apply_rope
@@ -220,22 +220,17 @@ class MLA(nn.Module):
 
     def dense(self, q: Query, latent: Tensor, ctx: ForwardContext, mask: Tensor | None = None) -> Tensor:
         """Attention to every visible key, or to those in the mask (B, 1, T, S): latents (B, S, R) → values (B, T,
-        H, Dv).
-
-        The narrower of key and value is padded with zeros, because only equal widths take torch's fused path.
-        """
+        H, Dv)."""
         heads = (q.joined, *self.expand(latent))
-        T, S, width = heads[0].shape[1], latent.shape[1], max(heads[0].shape[3], self.v_head_dim)
-        query, key, value = (F.pad(t, (0, width - t.shape[-1])) if t.shape[-1] < width else t for t in heads)
-        query, key, value = (t.transpose(1, 2) for t in (query, key, value))
+        T, S = heads[0].shape[1], latent.shape[1]
         if mask is None and ctx.documents is not None and S == T:
-            out = attention_by_document(query, key, value, ctx.documents, self.scale)
-        else:
-            if mask is None and (ctx.doc_start is not None or ctx.offset):
-                mask = ctx.causal_mask(T, S, latent.device)
-            out = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask, is_causal=mask is None, scale=self.scale
-            )
+            return attention_by_document(*heads, ctx.documents, self.scale)
+        if mask is None and (ctx.doc_start is not None or ctx.offset):
+            mask = ctx.causal_mask(T, S, latent.device)
+        query, key, value = heads_first(*heads)
+        out = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, scale=self.scale
+        )
         return out.transpose(1, 2)[..., : self.v_head_dim]
 
     # ------------------------------------------------------------------ absorbed

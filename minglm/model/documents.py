@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from minglm.model import compiled_documents
 from minglm.model.layers import to_float32
 from minglm.model.threads import parallel_for
 from minglm.runtime.switch import fast
@@ -102,7 +104,18 @@ def _each(work: Callable[[Sequence[Document]], None], parts: Sequence[Document])
         parallel_for(work, sorted(short, key=lambda d: d.start - d.stop), cpu)
 
 
+def heads_first(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, T, H, D) each → (B, H, T, D). The narrower of key and value is padded with zeros, because only equal widths
+    take torch's fused path."""
+    width = max(query.shape[-1], value.shape[-1])
+    query, key, value = (F.pad(t, (0, width - t.shape[-1])) if t.shape[-1] < width else t for t in (query, key, value))
+    return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+
+
 def attention_by_document(query: Tensor, key: Tensor, value: Tensor, parts: list[Document], scale: float) -> Tensor:
-    """Causal attention inside each document: query, key and value (B, H, T, D), all of one width → (B, H, T, D), the
-    same as scaled dot-product attention under the mask of these documents, up to rounding."""
-    return _ByDocument.apply(query, key, value, parts, scale)
+    """Causal attention inside each document: query and key (B, T, H, D), value (B, T, H, Dv) → (B, T, H, Dv), the same
+    as scaled dot-product attention under the mask of these documents, up to rounding."""
+    if compiled_documents.fits(query, key, value):
+        return compiled_documents.attention(query, key, value, parts, scale)
+    out = _ByDocument.apply(*heads_first(query, key, value), parts, scale)
+    return out.transpose(1, 2)[..., : value.shape[-1]]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minglm.config import ModelConfig
-from minglm.model import gpu_kernels
+from minglm.model import compiled_swiglu, gpu_kernels
 from minglm.model.layers import SwiGLU, to_float32
 from minglm.model.products import rows_product, sum_over_rows
 
@@ -47,6 +47,27 @@ class Router(nn.Module):
         self.e_score_correction_bias += rate * torch.sign(load.mean() - load)
 
 
+def gated(inner: Tensor, gate: Tensor) -> Tensor:
+    """inner (n, 2F) and gate (n, 1) → silu(first half) · second half · gate, (n, F)."""
+    if compiled_swiglu.fits(inner, gate):
+        return compiled_swiglu.gated(inner, gate)
+    g, u = inner.chunk(2, -1)
+    return F.silu(g).mul_(u).mul_(gate)
+
+
+def gated_backward(inner: Tensor, gate: Tensor, d_hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same and the gradient d_hidden (n, F) → `gated` (n, F), and the gradients of inner and gate."""
+    if compiled_swiglu.fits(inner, gate, d_hidden):
+        return compiled_swiglu.gated_backward(inner, gate, d_hidden)
+    g, u = inner.chunk(2, -1)
+    sigmoid = g.sigmoid()
+    act = g * sigmoid  # silu(g)
+    hidden = act * u
+    d_gate = (d_hidden * hidden).sum(-1, keepdim=True)
+    d_act, slope = d_hidden * gate, sigmoid + act * (1 - sigmoid)  # silu'(g) = sigmoid + silu·(1 − sigmoid)
+    return hidden * gate, torch.cat((d_act * u * slope, d_act * act), -1), d_gate
+
+
 class GroupedSwiGLU(torch.autograd.Function):
     """Every expert's SwiGLU on the rows that chose it. The gate multiplies the hidden activation, so that its gradient
     needs no copy of the expert's output."""
@@ -60,12 +81,12 @@ class GroupedSwiGLU(torch.autograd.Function):
         place[order] = torch.arange(order.numel(), device=order.device)
         counts = torch.bincount(chosen.flatten(), minlength=gate_up.shape[0])
         token, gate = order // chosen.shape[1], gates.flatten().index_select(0, order).unsqueeze(-1)
-        inner = x.new_empty(order.numel(), gate_up.shape[1])  # (N·K, 2F)
-        out = x.new_empty(order.numel(), x.shape[1])  # (N·K, C)
+        rows, inner = x.index_select(0, token), x.new_empty(order.numel(), gate_up.shape[1])  # (N·K, C), (N·K, 2F)
         for e, part in _parts(counts):
-            rows_product(x.index_select(0, token[part]), gate_up[e].T, out=inner[part])
-            g, u = inner[part].chunk(2, -1)
-            rows_product(F.silu(g).mul_(u).mul_(gate[part]), down[e].T, out=out[part])
+            rows_product(rows[part], gate_up[e].T, out=inner[part])
+        hidden, out = gated(inner, gate), torch.empty_like(rows)
+        for e, part in _parts(counts):
+            rows_product(hidden[part], down[e].T, out=out[part])
         ctx.save_for_backward(x, gate_up, down, gate, token, place, inner)
         ctx.counts, ctx.k = counts, chosen.shape[1]
         return F.embedding_bag(place.view_as(chosen), out, mode="sum"), counts
@@ -74,26 +95,19 @@ class GroupedSwiGLU(torch.autograd.Function):
     def backward(ctx, grad, _):
         """grad (N, C) → gradients of x, gate_up, down and gates."""
         x, gate_up, down, gate, token, place, inner = ctx.saved_tensors
-        d_rows, d_gate = x.new_empty(token.numel(), x.shape[1]), torch.empty_like(gate)
-        d_gate_up, d_down, width = torch.empty_like(gate_up), torch.empty_like(down), down.shape[-1]
+        d_gate_up, d_down = torch.empty_like(gate_up), torch.empty_like(down)
         for e in (ctx.counts == 0).nonzero().flatten().tolist():
             d_gate_up[e], d_down[e] = 0.0, 0.0
+        rows, d_out = x.index_select(0, token), grad.index_select(0, token)
+        d_hidden = x.new_empty(token.numel(), down.shape[-1])
         for e, part in _parts(ctx.counts):
-            rows, d_out = x.index_select(0, token[part]), grad.index_select(0, token[part])
-            g, u = inner[part].chunk(2, -1)
-            sigmoid = g.sigmoid()
-            act = g * sigmoid  # silu(g)
-            hidden = act * u
-            d_hidden = rows_product(d_out, down[e])  # gradient of gate·hidden
-            torch.sum(d_hidden * hidden, -1, keepdim=True, out=d_gate[part])
-            sum_over_rows(d_out, hidden.mul_(gate[part]), out=d_down[e])
-            d_hidden *= gate[part]
-            d_inner = torch.empty_like(inner[part])
-            torch.mul(d_hidden, act, out=d_inner[:, width:])
-            # silu'(g) = sigmoid + silu·(1 − sigmoid)
-            torch.mul(act.addcmul_(act, sigmoid, value=-1).add_(sigmoid), d_hidden.mul_(u), out=d_inner[:, :width])
-            sum_over_rows(d_inner, rows, out=d_gate_up[e])
-            rows_product(d_inner, gate_up[e], out=d_rows[part])
+            rows_product(d_out[part], down[e], out=d_hidden[part])  # gradient of gate·hidden
+        hidden, d_inner, d_gate = gated_backward(inner, gate, d_hidden)
+        d_rows = torch.empty_like(rows)
+        for e, part in _parts(ctx.counts):
+            sum_over_rows(d_out[part], hidden[part], out=d_down[e])
+            sum_over_rows(d_inner[part], rows[part], out=d_gate_up[e])
+            rows_product(d_inner[part], gate_up[e], out=d_rows[part])
         place = place.view(-1, ctx.k)
         return (
             F.embedding_bag(place, d_rows, mode="sum"),

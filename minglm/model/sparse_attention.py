@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minglm.model import compiled_sparse
 from minglm.model.threads import parallel_for
 from minglm.model.workspace import (
     GATHER_FLOATS,
@@ -139,7 +140,9 @@ def sparse_attention(
     Returns:
         values (B, T, H, Dv) and, when asked, the head-averaged attention p (B, T, k) without gradient.
     """
-    return _SparseAttention.apply(q_nope, q_rope, latent, up_k, up_v, topk_indices, scale, want_p)
+    fits = compiled_sparse.fits(q_nope, q_rope, latent, up_k, up_v)
+    path = compiled_sparse.attention if fits else _SparseAttention.apply
+    return path(q_nope, q_rope, latent, up_k, up_v, topk_indices, scale, want_p)
 
 
 def topk_mask(topk_indices: Tensor, S: int) -> Tensor:

@@ -5,10 +5,13 @@ rounding where sums are taken in another order). `MINGLM_FAST=0` takes the reada
 
     what                            fast                                             readable
     products of many rows           oneDNN, where it is faster than BLAS (`products`)  BLAS
-    attention of packed rows        document by document (`documents`)               every row under a mask
+    attention of packed rows        compiled C (`model.compiled_documents`)          every row under a mask
+    the same without a compiler     document by document (`model.documents`)         every row under a mask
     the indexer's loss on them      compiled C (`model.compiled_kl`)                 operations of torch
     the same in torch, warm-up KL   keys of the query's document only                all earlier keys, then a mask
     the indexer's choice            compiled C (`model.compiled_choice`)             scores of torch, then the top k
+    attention to chosen keys        compiled C (`model.compiled_sparse`)             gathered keys, products of torch
+    the activation of experts       compiled C (`model.compiled_swiglu`)             operations of torch
     Muon's Newton–Schulz iteration  fused products in parts that fit a cache         the formula
     codes of four or eight bits     read from a table                                taken apart, converted
     W4A8                            one product of all groups                        a product for each group

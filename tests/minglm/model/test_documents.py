@@ -54,7 +54,7 @@ def test_attention_by_document_is_the_masks(rows):
     torch.manual_seed(0)
     doc_start = starts(*rows)
     B, T = doc_start.shape
-    base = [torch.randn(B, T, 3, 8, dtype=torch.float64).transpose(1, 2) for _ in range(4)]
+    base = [torch.randn(B, T, 3, 8, dtype=torch.float64) for _ in range(4)]
     mask = torch.stack([causal_mask(T, 0, T, row, "cpu") for row in doc_start]).unsqueeze(1)
     results = []
     for way in ("documents", "mask"):
@@ -64,7 +64,8 @@ def test_attention_by_document_is_the_masks(rows):
             assert parts
             out = attention_by_document(q, k, v, parts, 0.3)
         else:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3)
+            heads = (t.transpose(1, 2) for t in (q, k, v))
+            out = F.scaled_dot_product_attention(*heads, attn_mask=mask, scale=0.3).transpose(1, 2)
         out.backward(base[3])
         results.append((out, q.grad, k.grad, v.grad))
     for ours, theirs in zip(*results, strict=True):
