@@ -3,7 +3,8 @@
 The plan keeps the widths of the last answer where they still fit, else it is the best of a few that most runs use (as
 the page opens, of a few more: `sim.planner.quick.once`); its step is worked off by the search's fast model and one
 campaign stands for the median of several. With the same widths the drawn facts move the step as they moved the last
-one. The figures are near those that follow, and the page says that they are a first look.
+one. The figures are near those that follow (of another model up to two thirds longer), and the page says that they are
+a first look.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sim.planner.space import AXES, Space
 from sim.study.answer import glance
 
 SAMPLES = 20  # of the interval: the first of those that the full answer draws
-WIDTHS = {"tp": (8,), "ep": (8,), "zero": (1,), "mtp_before_head": (0,)}  # of the coarse look, fewer still
+WIDTHS = {"tp": (1, 2, 8), "ep": (8,), "zero": (1,), "mtp_before_head": (0,)}  # of the coarse look, fewer still
 FEW_PIPELINES = (("1f1b", 1), ("interleaved", 2), ("zb-h1", 1))
 
 

@@ -8,6 +8,8 @@ system, made for the check and removed after it; without, all servers run as who
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import shutil
 import socket
@@ -29,6 +31,9 @@ from minglm.runtime import machine
 
 LEARNERS = ("minglm-anna", "minglm-bo", "minglm-chen")
 NOTEBOOKS = ("learn/00_start_here", "learn/03_lightning_indexer", "learn/build_1_layers")
+STALL_S = 120.0  # who computes less than A_MOVE_S in so long waits for something that does not come
+A_MOVE_S = 1.0
+Used = Callable[[], float | None]  # processor seconds so far
 COURSE = "course"  # folder of the copy in a learner's home
 ABOUT_ME = (
     "import os, pathlib, minglm\n"
@@ -54,6 +59,15 @@ class Log:
         """Note a check and print it."""
         self.checks.append((sentence, holds))
         print(f"  {'ok    ' if holds else 'FAILED'}  {sentence}", flush=True)
+
+
+def _own_seconds(process: subprocess.Popen) -> float | None:
+    """Processor seconds of a process of ours, None after its end."""
+    import psutil
+
+    if process.poll() is not None:
+        return None
+    return float(sum(psutil.Process(process.pid).cpu_times()[:2]))
 
 
 def free_ports(count: int) -> list[int]:
@@ -83,9 +97,10 @@ c.ConfigurableHTTPProxy.pid_file = "{scratch}/proxy.pid"
 c.JupyterHub.authenticator_class = "dummy"
 c.Authenticator.allowed_users = set({LEARNERS!r})
 c.JupyterHub.spawner_class = {spawner!r}
+c.SimpleLocalProcessSpawner.home_dir_template = "{scratch}/home/{{username}}"
 c.Spawner.cmd = ["{scratch}/start.sh"]
 c.Spawner.default_url = "/lab"
-c.Spawner.start_timeout = c.Spawner.http_timeout = 180
+c.Spawner.start_timeout = c.Spawner.http_timeout = 3600  # the check itself ends what stands still
 c.Spawner.environment = {{
     "JUPYTER_PATH": "{scratch}/share/jupyter",
     "MINGLM_RESULTS": "{scratch}/results",
@@ -135,10 +150,11 @@ def prepare(scratch: Path, hub: Path, ports: list[int], token: str, accounts: bo
     place.mkdir(parents=True)
     atomic.write_json(place / "kernel.json", kernel)
     start = scratch / "start.sh"
+    root_too = "" if accounts else " --allow-root"  # in a container whoever runs the check is often root
     atomic.write_text(
         start,
         f'#!/bin/sh\ncd "$HOME" && PYTHONPATH="{root}" "{sys.executable}" -m minglm course "$HOME/{COURSE}" || exit 1\n'
-        f'exec "{hub}/bin/jupyterhub-singleuser" "$@"\n',
+        f'exec "{hub}/bin/jupyterhub-singleuser"{root_too} "$@"\n',
     )
     start.chmod(0o755)
     config = scratch / "jupyterhub_config.py"
@@ -167,40 +183,68 @@ def _reachable(hub: Path) -> None:
             )
 
 
-def wait_for(what: str, ready: Callable[[], bool], limit_s: float = 180.0) -> None:
-    """Ask until it is ready.
+def processor_seconds(hub_pid: int, learner: str) -> float | None:
+    """What the living processes of a learner, server and kernels, have computed so far; None where none lives."""
+    import psutil
+
+    found = []
+    for process in psutil.Process(hub_pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
+            if process.environ().get("JUPYTERHUB_USER") == learner:
+                found.append(sum(process.cpu_times()[:2]))
+    return sum(found) if found else None
+
+
+def wait_for(what: str, ready: Callable[[], bool], used: Used, stall_s: float = STALL_S) -> None:
+    """Ask until it is ready, as long as what is waited for gets on: a slow machine takes longer, a dead one ends it.
+
+    Args:
+        used: processor seconds of what is waited for, or None where no process of it lives.
 
     Raises:
-        InputError: it is not within the limit.
+        InputError: its process ended, or computed less than a second in the last `stall_s` seconds.
     """
-    until = time.monotonic() + limit_s
+    before, since = used(), time.monotonic()
     while not ready():
-        if time.monotonic() > until:
-            raise InputError(f"{what}: not ready after {limit_s:.0f} s; look at the hub's log, whose place is above")
+        now = used()
+        if now is None and before is not None:
+            raise InputError(f"{what}: its process ended before it answered")
+        if now is not None and (before is None or abs(now - before) >= A_MOVE_S):
+            before, since = now, time.monotonic()
+        elif time.monotonic() - since > stall_s:
+            raise InputError(f"{what}: stands still, less than a second of processor time in {stall_s:.0f} s")
         time.sleep(0.5)
 
 
-def _serve(admin: Client, learner: str) -> None:
+def last_words(output: Path) -> str:
+    """What the hub's log says of an end: its last line of level critical or error, else its last line."""
+    lines = [line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    serious = [line for line in lines if line.startswith(("[C ", "[E "))]
+    return (serious or lines or ["its log is empty"])[-1][:300]
+
+
+def _serve(admin: Client, learner: str, used: Used) -> None:
     """Start a learner's server and wait until it answers."""
     admin.call("POST", f"/hub/api/users/{learner}/server")
     wait_for(
         f"{learner}'s server",
         lambda: bool((admin.call("GET", f"/hub/api/users/{learner}")["servers"].get("") or {}).get("ready")),
+        used,
     )
 
 
 def _stop(admin: Client, learner: str) -> None:
     admin.call("DELETE", f"/hub/api/users/{learner}/server")
-    wait_for(f"{learner}'s end", lambda: not admin.call("GET", f"/hub/api/users/{learner}")["servers"])
+    wait_for(f"{learner}'s end", lambda: not admin.call("GET", f"/hub/api/users/{learner}")["servers"], lambda: 0.0)
 
 
-def _facts(kernel: Kernel) -> dict[str, Any]:
+def _facts(kernel: Kernel, used: Used) -> dict[str, Any]:
     """Process, account, whether the installation can be written, peak memory, where it lies, where runs go."""
-    pid, uid, writes, peak, place, runs = kernel.run([ABOUT_ME]).printed.strip().split("|")
+    pid, uid, writes, peak, place, runs = kernel.run([ABOUT_ME], used).printed.strip().split("|")
     return {"pid": int(pid), "uid": int(uid), "writes": writes == "1", "peak": int(peak), "place": place, "runs": runs}
 
 
-def _lesson(client: Client, learner: str, names: tuple[str, ...]) -> list[dict[str, Any]]:
+def _lesson(client: Client, learner: str, names: tuple[str, ...], used: Used) -> list[dict[str, Any]]:
     """One learner's lesson: each notebook of the own copy in a kernel of its own, which stays until all are done."""
     rows: list[dict[str, Any]] = []
     alive: list[Kernel] = []
@@ -212,8 +256,8 @@ def _lesson(client: Client, learner: str, names: tuple[str, ...]) -> list[dict[s
             path = f"{COURSE}/workshop/solutions/{solved.name}"
             book = client.call("GET", f"/user/{learner}/api/contents/{path}?type=notebook")["content"]
         kernel = Kernel.start(client, learner, str(Path(path).parent))
-        ran = kernel.run(code_cells(book))
-        rows.append({"notebook": name, "ran": ran, "facts": _facts(kernel), "kernel": kernel})
+        ran = kernel.run(code_cells(book), used)
+        rows.append({"notebook": name, "ran": ran, "facts": _facts(kernel, used), "kernel": kernel})
         alive.append(kernel)
     for row in rows:
         row["weight"] = kernels.weigh(row["facts"]["pid"])
@@ -222,7 +266,7 @@ def _lesson(client: Client, learner: str, names: tuple[str, ...]) -> list[dict[s
     return rows
 
 
-def check(admin: Client, clients: dict[str, Client], names: tuple[str, ...], accounts: bool, log: Log) -> None:
+def check(clients: dict[str, Client], used: dict[str, Used], names: tuple[str, ...], accounts: bool, log: Log) -> None:
     """Everything that a class does on the hub, and the controls beside it."""
     first, second = LEARNERS[:2]
     own = clients[first].status("GET", f"/user/{first}/api/status")
@@ -239,7 +283,7 @@ def check(admin: Client, clients: dict[str, Client], names: tuple[str, ...], acc
 
     begun = time.monotonic()
     with ThreadPoolExecutor(len(LEARNERS)) as pool:
-        lessons = dict(zip(LEARNERS, pool.map(lambda n: _lesson(clients[n], n, names), LEARNERS), strict=True))
+        lessons = dict(zip(LEARNERS, pool.map(lambda n: _lesson(clients[n], n, names, used[n]), LEARNERS), strict=True))
     log.house["lesson_s"] = time.monotonic() - begun
     for name, rows in zip(names, zip(*lessons.values(), strict=True), strict=True):
         errors = [r["ran"].error for r in rows if r["ran"].error]
@@ -264,11 +308,11 @@ def _numbers(values: Iterable[int]) -> str:
     return " or ".join(map(str, sorted(set(values))))
 
 
-def _controls(clients: dict[str, Client], admin: Client, scratch: Path, log: Log) -> None:
+def _controls(clients: dict[str, Client], admin: Client, used: dict[str, Used], scratch: Path, log: Log) -> None:
     """What must fail fails, and what must last lasts."""
     first, second = LEARNERS[:2]
     kernel = Kernel.start(clients[second], second, COURSE)
-    broken = kernel.run(["1 / 0", "print('on')"])
+    broken = kernel.run(["1 / 0", "print('on')"], used[second])
     kernel.stop()
     log.expect("control: a cell that divides by zero is seen", broken.error.startswith("ZeroDivisionError"))
     books = results.collect(scratch / "results")
@@ -279,7 +323,7 @@ def _controls(clients: dict[str, Client], admin: Client, scratch: Path, log: Log
     )
     path = f"/user/{first}/api/contents/{COURSE}/{NOTEBOOKS[0]}.ipynb?type=notebook"
     _stop(admin, first)
-    _serve(admin, first)
+    _serve(admin, first, used[first])
     cells = clients[first].call("GET", path)["content"]["cells"]
     log.expect(
         "after a restart, which updates the copy, the learner's own cell is there",
@@ -340,26 +384,30 @@ def run(hub: Path, accounts: bool, names: tuple[str, ...] = NOTEBOOKS) -> Log:
             process = subprocess.Popen(
                 [str(hub / "bin" / "jupyterhub"), "-f", str(config)], cwd=scratch, stdout=file, stderr=file
             )
-        wait_for("the hub", lambda: admin.status("GET", "/hub/api/") == 200)
+        own = process  # which the functions below ask about
+        wait_for("the hub", lambda: admin.status("GET", "/hub/api/") == 200, lambda: _own_seconds(own))
         log.house["hub_s"] = time.monotonic() - begun
         log.house["version"] = float(".".join(admin.call("GET", "/hub/api/")["version"].split(".")[:2]))
         clients = {}
         for name in LEARNERS:
             made = admin.call("POST", f"/hub/api/users/{name}/tokens", {"note": "hub-check"})
             clients[name] = Client(admin.base, made["token"])
+        used = {name: functools.partial(processor_seconds, own.pid, name) for name in LEARNERS}
         begun = time.monotonic()
         with ThreadPoolExecutor(len(LEARNERS)) as pool:
-            list(pool.map(lambda name: _serve(admin, name), LEARNERS))
+            list(pool.map(lambda name: _serve(admin, name, used[name]), LEARNERS))
         log.house["servers_s"] = time.monotonic() - begun
         log.expect(f"hub {log.house['version']}, proxy and {len(LEARNERS)} servers are up", True)
-        check(admin, clients, names, accounts, log)
+        check(clients, used, names, accounts, log)
         log.servers = _servers(process.pid)
         log.house["hub_mib"] = _weights([process.pid]) - sum(log.servers)
-        _controls(clients, admin, scratch, log)
+        _controls(clients, admin, used, scratch, log)
         for name in LEARNERS:
             _stop(admin, name)
     except Refused as err:
         log.expect(f"the hub answers: {err}", False)
+    except InputError as err:
+        raise InputError(f"{err}; the hub's log ends: {last_words(output)}" if output.is_file() else str(err)) from None
     finally:
         if process is not None:
             process.terminate()

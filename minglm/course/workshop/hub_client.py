@@ -11,11 +11,13 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from minglm.runtime import loopback
 
+SILENT_S = 120.0  # after so long without a message it is asked whether the kernel computes
 PLOTLY = "application/vnd.plotly.v1+json"
 Json = Any
 
@@ -34,7 +36,7 @@ class Client:
 
     base: str
     token: str
-    timeout_s: float = 60.0
+    timeout_s: float = 600.0  # far from any honest answer, however slow the machine
 
     def call(self, method: str, path: str, body: Json = None) -> Json:
         """One request; the answer's JSON, or None where it has none.
@@ -105,18 +107,23 @@ class Kernel:
             header=[f"Authorization: token {self.client.token}"],
             timeout=self.client.timeout_s,
         )
+        self.socket.settimeout(SILENT_S)
 
-    def run(self, cells: list[str], limit_s: float = 900.0) -> Ran:
-        """Run cells one after the other, as "Run All" does: it stops at the first that raises."""
+    def run(self, cells: list[str], used: Callable[[], float | None]) -> Ran:
+        """Run cells one after the other, as "Run All" does: it stops at the first that raises.
+
+        Args:
+            used: processor seconds of the kernel and its server: a silent kernel is waited for as long as they grow.
+        """
         out, begun = Ran(), time.monotonic()
         for code in cells:
-            self._cell(code, out, begun + limit_s)
+            self._cell(code, out, used)
             if out.error:
                 break
         out.seconds = time.monotonic() - begun
         return out
 
-    def _cell(self, code: str, out: Ran, until: float) -> None:
+    def _cell(self, code: str, out: Ran, used: Callable[[], float | None]) -> None:
         import websocket
 
         asked = uuid.uuid4().hex
@@ -124,14 +131,16 @@ class Kernel:
         header = {"msg_id": asked, "msg_type": "execute_request", "session": asked, "username": "", "version": "5.3"}
         message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
         self.socket.send(json.dumps(message))
-        replied = idle = False
+        replied, idle, before = False, False, used()
         while not (replied and idle):
-            if time.monotonic() > until:
-                out.error = "TimeoutError: the kernel did not answer in time"
-                return
             try:
                 answer = json.loads(self.socket.recv())
             except websocket.WebSocketTimeoutException:
+                now = used()
+                if now is None or now - (before or 0.0) < 1.0:
+                    out.error = f"TimeoutError: the kernel neither answered nor computed for {SILENT_S:.0f} s"
+                    return
+                before = now
                 continue
             if answer["parent_header"].get("msg_id") != asked:
                 continue

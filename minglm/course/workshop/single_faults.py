@@ -54,6 +54,7 @@ _COMPARED: dict[type, tuple[type, ...]] = {
     ast.Is: (ast.IsNot,),
     ast.IsNot: (ast.Is,),
 }
+_DEFINED = (ast.FunctionDef, ast.ClassDef)
 _CALLED = {
     "min": "max",
     "max": "min",
@@ -67,7 +68,7 @@ _CALLED = {
 
 @dataclass(frozen=True)
 class Fault:
-    """One planted fault: the exercise, the line as it then reads, and the text of the whole sheet's code."""
+    """One planted fault: the exercise, the line as it then reads, and the text of what its answer rests on."""
 
     key: str
     place: str
@@ -108,28 +109,56 @@ def faults(path: Path) -> Iterator[Fault]:
     A function that an earlier exercise of the sheet asked for is broken there, not once more in each that uses it.
     """
     tree, done = sheet(path), set[str]()
+    texts = [ast.unparse(node) for node in tree.body]
     for key, answer in answers(path).items():
+        kept = _needed(tree, answer)
         used = [name for name in _functions(tree, answer) if name not in done]
         done.update(used)
         for name in used:
-            function = next(n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name == name)
+            place, function = next(
+                (i, n) for i, n in enumerate(tree.body) if isinstance(n, _DEFINED) and n.name == name
+            )
             names = _names(function)
             for index, node in enumerate(ast.walk(function)):
                 for change in [*_changes(node), *_other_names(node, names)]:
-                    mutated = copy.deepcopy(tree)
-                    twin = next(n for n in mutated.body if getattr(n, "name", None) == name)
+                    twin = copy.deepcopy(function)
                     target = next(n for i, n in enumerate(ast.walk(twin)) if i == index)
                     before = ast.unparse(target)
                     change(target)
                     if ast.unparse(target) == before:
                         continue
-                    code = ast.unparse(ast.fix_missing_locations(mutated))
+                    broken = ast.unparse(ast.fix_missing_locations(twin))  # a sheet is long: only its part is new
+                    code = "\n".join(broken if i == place else texts[i] for i in kept)
                     yield Fault(key, f"{name} {index}: {before} -> {ast.unparse(target)}"[:150], code)
+
+
+def _needed(tree: ast.Module, answer: str) -> list[int]:
+    """Places in the sheet of all that an answer rests on: imports, and what binds a name that it uses, directly or not.
+    The rest of a sheet draws and trains, which a build sheet does for longer than an answer may take."""
+    binds: dict[str, list[int]] = {}
+    kept, waiting = set[int](), [n.id for n in ast.walk(ast.parse(answer)) if isinstance(n, ast.Name)]
+    for place, node in enumerate(tree.body):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            kept.add(place)
+            continue
+        own = [node.name] if isinstance(node, _DEFINED) else _names(node)
+        for name in own:
+            binds.setdefault(name, []).append(place)
+    while waiting:
+        for place in binds.pop(waiting.pop(), []):
+            kept.add(place)
+            waiting += [n.id for n in ast.walk(tree.body[place]) if isinstance(n, ast.Name)]
+    return sorted(kept)
+
+
+def part(tree: ast.Module, answer: str) -> str:
+    """The code of a sheet that an answer rests on."""
+    return "\n".join(ast.unparse(tree.body[place]) for place in _needed(tree, answer))
 
 
 def _functions(tree: ast.Module, answer: str) -> list[str]:
     """The sheet's own functions and classes that an answer uses, directly or not."""
-    defined = {n.name: n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    defined = {n.name: n for n in tree.body if isinstance(n, _DEFINED)}
     used: list[str] = []
     waiting = [n.id for n in ast.walk(ast.parse(answer)) if isinstance(n, ast.Name)]
     while waiting:
@@ -271,10 +300,12 @@ def survivors(path: Path, each: int | None = None) -> tuple[list[Fault], int]:
     import torch
 
     torch.set_num_threads(1)  # a pool of threads does not outlive a fork
+    exec(part(sheet(path), ""), {})  # a sheet's imports, once before all forks
+    checking.all_exercises()
     asked, planted = answers(path), list(faults(path))
     planted = planted if each is None else drawn(planted, each)
     for key, answer in asked.items():
-        if not accepted(Fault(key, "no fault", ast.unparse(sheet(path))), answer, limit_s=120):  # it loads torch, too
+        if not accepted(Fault(key, "no fault", part(sheet(path), answer)), answer, limit_s=120):  # it loads torch, too
             raise InputError(f"{key}: the sheet's own solution is not accepted; mend it first")
     left = [f for f in planted if f"{f.key} {f.place}" not in equivalent() and accepted(f, asked[f.key])]
     return left, len(planted)

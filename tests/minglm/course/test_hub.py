@@ -4,6 +4,8 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -119,10 +121,88 @@ class _Socket:
 def test_a_kernel_takes_its_own_answers_and_stops_at_the_first_error():
     pytest.importorskip("websocket")
     kernel = hub_client.Kernel(hub_client.Client("http://here", "t"), "anna", "k", _Socket())
-    good = kernel.run(["1", "2"])
+    good = kernel.run(["1", "2"], lambda: 0.0)
     assert (good.printed, good.figures, good.error) == ("ran 1ran 2", 2, "")
-    bad = kernel.run(["1", "raise", "3"])
+    bad = kernel.run(["1", "raise", "3"], lambda: 0.0)
     assert bad.error == "ValueError: no" and "ran 3" not in bad.printed
+
+
+class _Silent:
+    """A kernel's web socket on which nothing comes for some waits; then the cell is done."""
+
+    def __init__(self, waits):
+        self.waits, self.talk = waits, _Socket()
+
+    def send(self, text):
+        self.talk.send(text)
+
+    def recv(self):
+        if self.waits:
+            self.waits -= 1
+            raise pytest.importorskip("websocket").WebSocketTimeoutException
+        return self.talk.recv()
+
+
+def test_a_silent_kernel_is_waited_for_as_long_as_it_computes():
+    pytest.importorskip("websocket")
+    seconds = iter(range(0, 1000, 5))
+    kernel = hub_client.Kernel(hub_client.Client("http://here", "t"), "anna", "k", _Silent(50))
+    assert kernel.run(["1"], lambda: next(seconds)).printed == "ran 1"
+    for idle in (lambda: 7.0, lambda: None):  # it computes nothing; it is gone
+        kernel.socket = _Silent(50)
+        assert "neither answered nor computed" in kernel.run(["1"], idle).error and kernel.socket.waits == 49
+
+
+def test_a_wait_lasts_while_something_moves_and_no_longer(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(hub.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(hub.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + s))
+    hub.wait_for("slow", lambda: clock[0] > 5000, lambda: clock[0] / 100)  # a hundredth of a core, for over an hour
+    clock[0] = 0.0
+    with pytest.raises(InputError, match="stands still, less than a second of processor time in 120 s"):
+        hub.wait_for("idle", lambda: False, lambda: 3.0)
+    assert clock[0] == pytest.approx(120, abs=1)
+    clock[0] = 0.0
+    with pytest.raises(InputError, match="ended before it answered"):
+        hub.wait_for("dead", lambda: False, lambda: clock[0] if clock[0] < 3 else None)
+    assert clock[0] == pytest.approx(3, abs=1)
+
+
+def test_processor_seconds_are_those_of_one_learner():
+    pytest.importorskip("psutil")
+    code = "sum(range(10**7)); print(flush=True); input()"
+    environment = os.environ | {"JUPYTERHUB_USER": "anna"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as child:
+        child.stdout.readline()
+        assert hub.processor_seconds(os.getpid(), "anna") > 0.02
+        assert hub.processor_seconds(os.getpid(), "bo") is None
+        child.communicate(b"\n")
+    assert hub.processor_seconds(os.getpid(), "anna") is None
+
+
+def test_the_last_words_are_those_that_matter(tmp_path):
+    log = tmp_path / "hub.log"
+    log.write_text("[I 1] up\n[C 2] Running as root is not recommended. Use --allow-root to bypass.\n[I 3] 200 GET\n\n")
+    assert "Use --allow-root" in hub.last_words(log)
+    log.write_text("[I 1] up\n[I 3] 200 GET\n\n")
+    assert hub.last_words(log) == "[I 3] 200 GET"
+    log.write_text("")
+    assert hub.last_words(log) == "its log is empty"
+
+
+@pytest.mark.parametrize("accounts", [True, False])
+def test_a_server_of_root_is_allowed_where_there_are_no_accounts_and_homes_are_new(tmp_path, accounts):
+    """A container's user is root, whom a server refuses; homes that an older check wrote would be no test."""
+    environment = tmp_path / "hub"
+    for program in (environment / "bin" / "jupyterhub", hub.proxy(environment)):
+        program.parent.mkdir(parents=True)
+        program.write_text("")
+    (tmp_path / "scratch").mkdir()
+    config = hub.prepare(tmp_path / "scratch", environment, [1, 2, 3], "secret", accounts)
+    assert ("--allow-root" in (config.parent / "start.sh").read_text()) is not accounts
+    assert f'home_dir_template = "{tmp_path}/scratch/home/{{username}}"' in config.read_text()
 
 
 def test_a_process_weighs_something():

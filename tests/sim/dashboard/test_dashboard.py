@@ -519,6 +519,16 @@ def test_a_first_look_is_near_what_follows(change):
         assert look.row["days"] == pytest.approx(full.row["days"], rel=0.02)
 
 
+@pytest.mark.parametrize("asked", [SMALL, {"model": "qwen3_30b_a3b", "chips": "128"}])
+def test_a_first_look_at_another_model_is_near_what_follows(asked):
+    """Small models want no tensor parallelism, which the last one's plan may have: such looks were up to four times as
+    long as what followed."""
+    from sim.dashboard.first_look import first_look
+
+    look, full = first_look(asked, None, state.answer({}, samples=2)), state.answer(asked, samples=2)
+    assert look.is_first_look and 0.99 < look.row["days"] / full.row["days"] < 1.3
+
+
 # ------------------------------------------------------------------ the question turned round
 
 TURNED = {
