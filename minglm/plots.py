@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from collections.abc import Mapping, Sequence
 
 from minglm import atomic
@@ -58,11 +59,12 @@ ACROSS = 60  # characters of labels that a horizontal axis has room for, in the 
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Values 1, 2, 5, 10 … over up to three decades, powers of ten over more; from below `low` to above `high`."""
+    """Values 1, 2, 5, 10 … over up to three decades, powers of ten over more; one step beyond `low` and `high`."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     every = max(1, math.ceil((last - first) / 8))
-    mantissas = (1, 2, 5) if last - first <= 3 else (1,)
-    return [m * 10.0**e for e in range(first, last + 1, every) for m in mantissas]
+    mantissas = range(1, 10) if high < 4 * low else (1, 2, 5) if last - first <= 3 else (1,)
+    values = [m * 10.0**e for e in range(first, last + 1, every) for m in mantissas]
+    return values if len(mantissas) == 1 else [v for v in values if low / 2.6 < v < high * 2.6]
 
 
 def label_log_axes(fig) -> None:
@@ -85,9 +87,11 @@ def label_log_axes(fig) -> None:
                 values = [10.0**v for v in axis.range]
             if values and max(values) > min(values):
                 ticks = _log_ticks(min(values), max(values))
-                if letter == "x" and sum(len(_tick_text(v)) + 2 for v in ticks) > ACROSS:
-                    ticks = [v for v in ticks if math.log10(v).is_integer()]  # else Plotly turns the labels
-                axis.update(tickvals=ticks, ticktext=[_tick_text(v) for v in ticks])
+                seen = [v for v in ticks if min(values) <= v <= max(values)]
+                if letter == "x" and sum(len(re.sub("<.*?>", "", _tick_text(v))) + 2 for v in seen) > ACROSS:
+                    powers = [v for v in ticks if math.log10(v).is_integer()]  # Plotly would turn so many labels
+                    ticks = powers if len(set(powers) & set(seen)) >= 2 else ticks[::2]
+                axis.update(tickvals=ticks, ticktext=_tick_texts(ticks))
 
 
 def _values(trace, letter: str) -> Sequence:
@@ -95,8 +99,14 @@ def _values(trace, letter: str) -> Sequence:
     return () if found is None else found
 
 
-def _tick_text(value: float) -> str:
-    if 1e-3 <= value < 1e7:
+def _tick_texts(ticks: Sequence[float]) -> list[str]:
+    """All in full, or, where one is too long for that and all are powers of ten, all as powers."""
+    powers = all(math.log10(v).is_integer() for v in ticks) and not all(1e-3 <= v < 1e7 for v in ticks)
+    return [_tick_text(v, powers) for v in ticks]
+
+
+def _tick_text(value: float, as_power: bool = False) -> str:
+    if 1e-3 <= value < 1e7 and not as_power:
         return f"{value:,.6g}" if value < 1e6 else f"{value:,.0f}"
     power = math.floor(math.log10(value) + 1e-9)
     head = round(value / 10.0**power)

@@ -67,6 +67,8 @@ def _execute(source: Path, copy: Path, runs: Path) -> tuple[float, str]:
             client.execute(env=env)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as err:
             error = (str(err).strip().splitlines() or [type(err).__name__])[-1]
+        except AssertionError as err:  # nbclient's clean-up after a kernel that died asserts that there is one
+            error = str(err.__context__ or err).strip() or "the kernel died"
     seconds = round(time.monotonic() - begun, 1)
     atomic.write_text(copy, nbformat.writes(book))
     return seconds, error

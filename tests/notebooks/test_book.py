@@ -130,3 +130,13 @@ def test_one_chapter_is_built_whole_and_opens_from_the_disk(tmp_path, monkeypatc
         encoding="utf-8"
     )
     assert (html / "workshop" / "exercises" / "02_mla.html").is_file()
+
+
+def test_a_kernel_that_dies_is_a_row_with_its_error(tmp_path):
+    """nbclient's own clean-up stops on an assertion then, which ended the whole book."""
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("nbclient")
+    cells = [nbformat.v4.new_code_cell("import os; os._exit(1)")]
+    source = tmp_path / "dies.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), source)
+    assert "died" in executed._execute(source, tmp_path / "copy.ipynb", tmp_path)[1].lower()

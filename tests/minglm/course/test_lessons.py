@@ -195,6 +195,14 @@ def test_a_logarithmic_axis_names_its_ticks_in_full():
         wide
     )  # labels that do not fit side by side: powers of ten alone, as many as before on the other axis
     assert wide.layout.xaxis.ticktext == ("10,000", "100,000", "1,000,000") and "20,000" in wide.layout.yaxis.ticktext
+    for low, high in ((28_000, 150_000), (3, 7), (1.1e6, 9e6)):  # with one tick an axis could be any axis
+        narrow = line(figure("", "x", "y", log_x=True, log_y=True), [low, high], [low, high], "a")
+        label_log_axes(narrow)
+        for axis in (narrow.layout.xaxis, narrow.layout.yaxis):
+            assert sum(low <= v <= high for v in axis.tickvals) >= 2
+    tiny = line(figure("", "x", "y", log_y=True), [0, 1], [1e-9, 2], "a")
+    label_log_axes(tiny)
+    assert {"10<sup>-9</sup>", "10<sup>-1</sup>"} <= set(tiny.layout.yaxis.ticktext)  # not 0.1 among powers
     own = line(figure("", "x", "y", log_x=True), [2, 64], [1, 2], "a").update_xaxes(tickvals=[2, 64])
     label_log_axes(own)
     assert tuple(own.layout.xaxis.tickvals) == (2, 64) and own.layout.yaxis.tickvals is None
