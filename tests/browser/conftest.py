@@ -10,6 +10,7 @@ import pytest
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "/usr/bin/chromium", "chromium-browser", "google-chrome"))), None
 )
+WAIT_MS = 600_000  # a server may share two cores with everything else: only what hangs is ended
 LOCAL = ("127.0.0.1", "localhost", "", None)
 
 
@@ -31,7 +32,7 @@ def new_page(browser):
 
     def made(width: int = 1280, height: int = 900):
         page = browser.new_page(viewport={"width": width, "height": height})
-        page.set_default_navigation_timeout(240_000)  # a page of a server that shares two cores with everything else
+        page.set_default_timeout(WAIT_MS)
         page.elsewhere = []
         for event in ("request", "websocket"):
             page.on(event, lambda r: page.elsewhere.append(r.url) if urlparse(r.url).hostname not in LOCAL else None)

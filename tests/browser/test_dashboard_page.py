@@ -48,9 +48,9 @@ def address(browser, tmp_path_factory, ending):
 
 def opened(page, address: dict):
     """The page with its pictures drawn."""
-    page.goto(address["address"], timeout=240_000, wait_until="commit")
-    page.wait_for_selector(ANSWER, timeout=240_000)
-    page.wait_for_selector(".bars .bar b", state="attached", timeout=60_000)
+    page.goto(address["address"], wait_until="commit")
+    page.wait_for_selector(ANSWER)
+    page.wait_for_selector(".bars .bar b", state="attached")
     return page
 
 
@@ -71,9 +71,7 @@ def typed(page, label: str, text: str) -> None:
 
 
 def until(page, words: str, selector: str = ANSWER) -> None:
-    page.wait_for_function(
-        "([s, w]) => document.querySelector(s)?.innerText.includes(w)", arg=[selector, words], timeout=120_000
-    )
+    page.wait_for_function("([s, w]) => document.querySelector(s)?.innerText.includes(w)", arg=[selector, words])
 
 
 def drawn(page) -> list[int]:
@@ -115,9 +113,7 @@ def test_an_arrow_key_on_a_slider_moves_answer_and_pictures(desk):
     before, handle = desk.locator(ANSWER).inner_text(), desk.locator(".noUi-handle").first
     handle.focus()
     handle.press("ArrowLeft")
-    desk.wait_for_function(
-        "([s, w]) => document.querySelector(s).innerText != w", arg=[ANSWER, before], timeout=120_000
-    )
+    desk.wait_for_function("([s, w]) => document.querySelector(s).innerText != w", arg=[ANSWER, before])
     assert all(n >= 1 for n in drawn(desk)), drawn(desk)
 
 
@@ -157,7 +153,6 @@ def test_pictures_follow_every_move_under_load(desk, label):
                 desk.wait_for_function(
                     "w => [...document.querySelectorAll('.bars')].some(p => p.getAttribute('aria-label') == w)",
                     arg=alt,
-                    timeout=60_000,
                 )
                 assert picture.count("<b ") in drawn(desk)
     finally:
@@ -177,7 +172,6 @@ def test_a_first_look_is_shown_before_the_full_answer(desk):
         "() => { const top = document.querySelector('.planner-top').innerText;"
         " return top.includes('13,000') && top.includes('first look'); }",
         polling=20,
-        timeout=60_000,
     )
     until(desk, state.sentence(state.answer({"chips": "13,000"})))
     assert "first look" not in desk.locator(".planner-top").inner_text()
@@ -191,7 +185,7 @@ def test_the_question_turned_round_is_answered_on_the_page(desk):
 
     desk.get_by_label("Turned round").select_option("When do more chips stop paying?")
     desk.get_by_role("button", name="Answer it").click()
-    desk.wait_for_selector("svg.curve", timeout=240_000)
+    desk.wait_for_selector("svg.curve")
     words = inverse.answered({}, {**inverse.DEFAULT, "asked": "growth"})[1]
     assert desk.locator("pre[role=status]").inner_text().strip() == words.strip()
     assert "--ask growth" in desk.locator("code", has_text="--ask growth").inner_text()
@@ -233,8 +227,8 @@ def test_an_address_carries_the_question(new_page, address):
     page = new_page(1280, 900)
     asked = {"model": "llama3_8b", "chips": "64", "tokens": "1T", "batch": "4M"}
     a = state.answer(asked)
-    page.goto(address["address"] + "&" + state.link(a).lstrip("?"), timeout=240_000, wait_until="commit")
-    page.wait_for_selector(ANSWER, timeout=240_000)
+    page.goto(address["address"] + "&" + state.link(a).lstrip("?"), wait_until="commit")
+    page.wait_for_selector(ANSWER)
     until(page, state.sentence(a))  # a first look may stand there before
     assert page.get_by_label("How many chips").first.input_value() == "64"
     page.close()
@@ -246,8 +240,8 @@ def test_an_address_carries_a_measured_figure(new_page, address):
     page = new_page(1280, 900)
     asked = {**normal.DEFAULT, "quantity": "mfu", "value": "38%", "set": "plan.tp=2"}
     a = state.answer({"model": "llama3_8b", "chips": "64"}, samples=2)
-    page.goto(address["address"] + "&" + normal.link(a, asked).lstrip("?"), timeout=240_000, wait_until="commit")
-    page.wait_for_selector(ANSWER, timeout=240_000)
+    page.goto(address["address"] + "&" + normal.link(a, asked).lstrip("?"), wait_until="commit")
+    page.wait_for_selector(ANSWER)
     assert page.get_by_label("Measured", exact=True).input_value() == "38%"
     assert page.get_by_label("What your run had otherwise").input_value() == "plan.tp=2"
     page.close()
@@ -259,26 +253,22 @@ def test_a_bad_value_is_one_kind_line_and_the_answer_stays(desk):
     until(desk, "How many chips", ".planner .error")
     assert desk.locator(ANSWER).inner_text() == before and "\n" not in desk.locator(".planner .error").inner_text()
     typed(desk, "How many chips", "20,000")
-    desk.wait_for_function("() => !document.querySelector('.planner .error')", timeout=120_000)
+    desk.wait_for_function("() => !document.querySelector('.planner .error')")
 
 
 def test_is_the_910b_cheaper(desk):
     desk.get_by_role("button", name="Save this scenario").click()
-    desk.wait_for_selector("a.file[download$='.yaml']:not([download='scenario.yaml'])", timeout=120_000)
+    desk.wait_for_selector("a.file[download$='.yaml']:not([download='scenario.yaml'])")
     desk.get_by_label("Chip and its nodes").select_option("910B in Atlas 800T A2")
     until(desk, "× 910B")
-    desk.wait_for_function(
-        "() => [...document.querySelectorAll('.said')].some(e => e.innerText.startsWith('B takes'))", timeout=120_000
-    )
+    desk.wait_for_function("() => [...document.querySelectorAll('.said')].some(e => e.innerText.startsWith('B takes'))")
     said = desk.locator(".said", has_text="B takes").inner_text()
     assert "to rent" in said and "a chip-hour B would cost as much" in said
     assert desk.locator(".versus .bar").count() >= 3
     from sim.dashboard import state
 
     step = show(state.simulated_step(state.answer({"machine": "chip:910b"})).result.step_s, "time")
-    desk.wait_for_function(
-        "s => document.querySelector('svg.strip')?.getAttribute('aria-label').includes(s)", arg=step, timeout=120_000
-    )
+    desk.wait_for_function("s => document.querySelector('svg.strip')?.getAttribute('aria-label').includes(s)", arg=step)
     assert all(n >= 1 for n in drawn(desk)) and desk.locator("svg.strip rect").count() > 10
 
 
@@ -294,7 +284,7 @@ def test_what_would_serving_earn(desk):
         f"({row['p5']:.0%} to {row['p95']:.0%}"
     )
     desk.wait_for_function(
-        "w => [...document.querySelectorAll('.said')].some(e => e.innerText.startsWith(w))", arg=want, timeout=120_000
+        "w => [...document.querySelectorAll('.said')].some(e => e.innerText.startsWith(w))", arg=want
     )
 
 
@@ -321,7 +311,7 @@ def test_every_control_is_reached_by_the_tab_key_with_an_outline(phone):
 
 def test_the_report_comes_as_files(desk):
     desk.get_by_role("button", name="Make the report").click()
-    desk.wait_for_selector("a.file[download='plan.html']", timeout=60_000)
+    desk.wait_for_selector("a.file[download='plan.html']")
     for name in ("plan.json", "plans.csv"):
         assert desk.locator(f"a.file[download='{name}']").count() == 1
 

@@ -93,10 +93,9 @@ def page(new_page, lab):
 
 def _open_and_run(page, address: str, token: str, notebook: str) -> None:
     page.goto(f"{address}/lab/tree/{notebook}?token={token}&reset")
-    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=240_000)
+    page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
     page.wait_for_function(
         "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
-        timeout=240_000,
     )
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
 
@@ -159,7 +158,6 @@ def _wait_for_slider(page, tokens: str) -> None:
         page.wait_for_function(
             "([selector, text]) => document.querySelector(selector)?.textContent.includes(text)",
             arg=[selector, tokens],
-            timeout=120_000,
         )
 
 
@@ -169,8 +167,8 @@ def test_another_notebook_runs_and_its_slider_changes_the_picture(page, lab, not
     _open_and_run(page, *lab, notebook)
     _wait_until_run(page)
     handle = _scroll_to(page, ".widget-slider .noUi-handle")
-    page.wait_for_selector(".minglm-says", timeout=120_000)
-    page.wait_for_selector(".jupyter-widgets .gtitle", timeout=120_000)
+    page.wait_for_selector(".minglm-says")
+    page.wait_for_selector(".jupyter-widgets .gtitle")
     before = [page.locator(s).first.text_content() for s in (".minglm-says", ".jupyter-widgets .gtitle")]
     handle.focus()
     handle.press("ArrowRight")
@@ -178,7 +176,6 @@ def test_another_notebook_runs_and_its_slider_changes_the_picture(page, lab, not
         "([a, b]) => document.querySelector('.minglm-says').textContent !== a && "
         "document.querySelector('.jupyter-widgets .gtitle').textContent !== b",
         arg=before,
-        timeout=120_000,
     )
     if folder := os.environ.get("MINGLM_SCREENSHOTS"):
         page.screenshot(path=f"{folder}/{notebook}.png")

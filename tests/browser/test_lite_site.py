@@ -37,21 +37,21 @@ def test_the_site_answers_in_the_browser_alone(site, new_page):
     from sim.dashboard import state
 
     page = new_page()
-    page.goto(site, timeout=240_000, wait_until="commit")
+    page.goto(site, wait_until="commit")
     inside = page.frame_locator("#page")
-    inside.locator(ANSWER).wait_for(timeout=300_000)
+    inside.locator(ANSWER).wait_for()
     assert inside.locator(ANSWER).inner_text() == state.sentence(state.answer({}))
-    inside.locator(".bars .bar b").first.wait_for(state="attached", timeout=60_000)
+    inside.locator(".bars .bar b").first.wait_for(state="attached")
     page.wait_for_timeout(4000)  # the page goes to its top and hides the shell around it
     assert inside.locator(ANSWER).is_visible() and not inside.locator(".jp-CodeConsole-input").first.is_visible()
     box = inside.get_by_label("Rent of a chip").first
     box.fill("2-3")
     box.press("Enter")
     want = state.sentence(state.answer({"rent_usd_per_hour": "2-3"}))
-    inside.locator(ANSWER, has_text=want[:80]).wait_for(timeout=60_000)
+    inside.locator(ANSWER, has_text=want[:80]).wait_for()
     assert inside.locator(ANSWER).inner_text() == want
     box.fill("much")
     box.press("Enter")
-    inside.locator(".planner .error").wait_for(timeout=60_000)
+    inside.locator(".planner .error").wait_for()
     assert inside.locator(ANSWER).inner_text() == want
     assert page.elsewhere == []

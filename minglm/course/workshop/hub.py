@@ -392,7 +392,7 @@ def run(hub: Path, accounts: bool, names: tuple[str, ...] = NOTEBOOKS) -> Log:
         for name in LEARNERS:
             made = admin.call("POST", f"/hub/api/users/{name}/tokens", {"note": "hub-check"})
             clients[name] = Client(admin.base, made["token"])
-        used = {name: functools.partial(processor_seconds, own.pid, name) for name in LEARNERS}
+        used: dict[str, Used] = {name: functools.partial(processor_seconds, own.pid, name) for name in LEARNERS}
         begun = time.monotonic()
         with ThreadPoolExecutor(len(LEARNERS)) as pool:
             list(pool.map(lambda name: _serve(admin, name, used[name]), LEARNERS))
