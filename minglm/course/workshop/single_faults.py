@@ -12,6 +12,7 @@ import argparse
 import ast
 import copy
 import functools
+import importlib
 import multiprocessing
 import os
 import random
@@ -300,7 +301,9 @@ def survivors(path: Path, each: int | None = None) -> tuple[list[Fault], int]:
     import torch
 
     torch.set_num_threads(1)  # a pool of threads does not outlive a fork
-    exec(part(sheet(path), ""), {})  # a sheet's imports, once before all forks
+    for node in sheet(path).body:  # a sheet's imports and the checks, once before all forks
+        if isinstance(node, ast.ImportFrom) and node.module:
+            importlib.import_module(node.module)
     checking.all_exercises()
     asked, planted = answers(path), list(faults(path))
     planted = planted if each is None else drawn(planted, each)
