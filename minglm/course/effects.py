@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minglm.course.labs import cleaning, twins
+from minglm.course.labs import cleaning, sparse_twin, twins
 from minglm.errors import Parser
 from minglm.evals.statistics import mean_interval
 from minglm.rl import abstention_control, measure
@@ -106,6 +106,14 @@ def _pretraining() -> Iterator[Effect]:
             "tools.long_rows --summary data/reference/long_rows.csv",
             "08_long_context_and_the_needle",
         )
+    yield Effect(
+        f"{sparse_twin.KEYS} of {sparse_twin.LENGTH} keys cost less than {sparse_twin.ALLOWED} nats; left of these",
+        "as many tokens of dense attention",
+        [sparse_twin.ALLOWED - cost for cost in sparse_twin.costs(sparse_twin.read())],
+        NATS,
+        "course.labs.record sparse",
+        "05_train_it",
+    )
     pairs = twins.read()
     claims = {
         "dense twin less experts": (
@@ -191,30 +199,22 @@ def _reinforcement() -> Iterator[Effect]:
 
 
 def _abstention() -> Iterator[Effect]:
-    rows = measure.read("abstention")
-    start, threshold, unpaid, _, paid = abstention_control.WAYS
-    known = {way: _by_seed(rows, "right", way=way, questions="known") for way in abstention_control.WAYS}
-    strangers = {
-        way: _by_seed(rows, "declined", way=way, questions="unknown_entity") for way in abstention_control.WAYS
-    }
-    both = {way: {s: (known[way][s] + strangers[way][s]) / 2 for s in known[way]} for way in (threshold, paid)}
-    both["always declining"] = dict.fromkeys(known[start], 0.5)  # none of the known, all of the strangers
+    rows, c = measure.read("abstention"), abstention_control
+    known = {way: _by_seed(rows, "right", way=way, questions="known") for way in c.WAYS}
+    strangers = {way: _by_seed(rows, "declined", way=way, questions="unknown_entity") for way in c.WAYS}
+    both = {way: {s: (known[way][s] + strangers[way][s]) / 2 for s in known[way]} for way in c.WAYS}
+    both["always declining"] = dict.fromkeys(known[c.START], 0.5)  # none of the known, all of the strangers
+    mean = "known right and strangers declined, mean"
+    declining = f"taught to decline: {mean}"
     for claim, control, (shares, ours, theirs) in (
-        ("taught to decline by a reward: strangers declined", "the same rows, no reward", (strangers, paid, unpaid)),
-        ("taught to decline: known facts outside the replay stay right", "the start", (known, paid, start)),
-        (
-            "taught to decline: known right and strangers declined, mean",
-            "the start, unsure answers withheld",
-            (both, paid, threshold),
-        ),
-        (
-            "unsure answers withheld: known right and strangers declined, mean",
-            "always declining",
-            (both, threshold, "always declining"),
-        ),
+        ("taught to decline by a reward: strangers declined", "the start", (strangers, c.PAID, c.START)),
+        (declining, "always declining", (both, c.PAID, "always declining")),
+        (declining, "a plain start: nobody told of once, logits of any size", (both, c.PAID, c.PAID + c.WITHOUT)),
+        (declining, "the reward moves the whole model", (both, c.PAID, c.WHOLE)),
+        (declining, "the start, unsure answers withheld", (both, c.PAID, c.WITHHELD)),
     ):
         found = _less(shares[ours], shares[theirs], 100)
-        yield Effect(claim, control, found, POINTS, "rl.measure abstention --updates 240", "15_hallucination")
+        yield Effect(claim, control, found, POINTS, "rl.measure abstention", "15_hallucination")
 
 
 def _seeds(rows: Rows) -> list[int]:

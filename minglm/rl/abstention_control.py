@@ -1,10 +1,10 @@
-"""What is left of "known facts stay right" without the rows that hold them: `python -m minglm.rl.measure abstention`.
+"""What each part of the recipe for declining brings: `python -m minglm.rl.measure abstention`.
 
-In `minglm.rl.abstention` the supervised rows beside the reward hold every taught fact, those of the test among them.
-Here the same start is trained again with rows about the asked half of the people alone, so that the known facts of the
-test were taught once and never shown again. Beside it stand what needs no reward: a threshold on the start's own
-confidence, and the same rows without a reward. `answered` is what a model says when it may not decline: whether it
-still has a fact.
+From one start of `minglm.rl.abstention` the reward moves the head alone, as the recipe says, or the whole model; beside
+them stands what needs no reward, a threshold on the start's own confidence, the one that earns most on the people who
+are asked. Then the same from a plain start of the same world: nobody told of once, logits of any size. The test's
+people are in none of it but the teaching of facts. `answered` is what a model says when it may not decline: whether it
+has a fact.
 """
 
 from __future__ import annotations
@@ -21,44 +21,47 @@ from minglm.rl import abstention as h
 from minglm.rl import abstention_world as hw
 from minglm.rl.abstention_world import Question, World
 
-THRESHOLD = 0.9
-WAYS = (
-    "start",
-    f"start, answers below {THRESHOLD} withheld",
-    "rows of the asked people, no reward",
-    "reward, rows of all that was taught",
-    "reward, rows of the asked people",
-)
+START, WITHHELD = "start", "start, unsure answers withheld"
+PAID, WHOLE = "reward, head alone", "reward, whole model"
+WITHOUT = ", plain start"
+WAYS = (START, WITHHELD, PAID, WHOLE, START + WITHOUT, WITHHELD + WITHOUT, PAID + WITHOUT)
+WHOLE_RATE = 0.0005  # half of what the head learns at
+TRIED = [i / 100 for i in range(100)]  # thresholds
 
 
 def rows(settings: h.Settings) -> list[dict[str, Any]]:
     """One seed: for every way and kind of question the shares `right`, `declined`, and `answered` rightly if forced."""
     world = World.make(settings.seed, settings.known_entities, settings.unknown_entities)
-    start = h.build(settings)
-    h.supervise(start, world, settings, lambda line: None)
-    test = world.test(settings.seed, settings.test_each)
-    apart = replace(settings, replay_of="asked")
-    trained = {WAYS[0]: (start, 0.0), WAYS[1]: (start, THRESHOLD)}
-    for way, how, reward in ((WAYS[2], apart, False), (WAYS[3], settings, True), (WAYS[4], apart, True)):
+    test, out = world.test(settings.seed, settings.test_each), []
+
+    def told(way: str, model: Model, threshold: float = 0.0) -> None:
+        out.extend({"seed": settings.seed, "way": way, **shares} for shares in _shares(model, test, threshold))
+
+    def rewarded(start: Model, how: h.Settings) -> Model:
         model = copy.deepcopy(start)
-        if reward:
-            h.reinforce(model, world, how, lambda row: None)
-        else:
-            _rows_alone(model, world, how)
-        trained[way] = (model, 0.0)
-    return [
-        {"seed": settings.seed, "way": way, **shares}
-        for way, (model, threshold) in trained.items()
-        for shares in _shares(model, test, threshold)
-    ]
+        h.reinforce(model, world, how, lambda row: None)
+        return model
+
+    for suffix, how in (("", settings), (WITHOUT, replace(settings, told_once=0.0, scale_weight=0.0))):
+        start = h.build(how)
+        h.supervise(start, world, how, lambda line: None)
+        told(START + suffix, start)
+        told(WITHHELD + suffix, start, best_threshold(start, world, how))
+        told(PAID + suffix, rewarded(start, how))
+        if not suffix:
+            told(WHOLE, rewarded(start, replace(how, learns="all", rl_lr=WHOLE_RATE)))
+    return out
 
 
-def _rows_alone(model: Model, world: World, settings: h.Settings) -> None:
-    """As many steps as with a reward, the supervised rows only."""
-    rng, facts = random.Random(f"rows {settings.seed}"), h.replayed(world, settings)
-    shares = [min(1, (step + 1) / 10) for step in range(settings.rl_steps)]
-    for _ in h.supervised_steps(model, facts, settings.replay, rng, settings.rl_lr, shares, settings.unknown_times):
-        pass
+def best_threshold(model: Model, world: World, settings: h.Settings) -> float:
+    """The confidence below which answers are best withheld, by the index over questions about the asked people, as many
+    known ones as unknown."""
+    rng = random.Random(f"threshold {settings.seed}")
+    sizes = (settings.test_each, settings.test_each // 2, settings.test_each - settings.test_each // 2)
+    pools = [world.pick(kind, asked=True) for kind in hw.KINDS]
+    asked = [q for pool, size in zip(pools, sizes, strict=True) for q in rng.sample(pool, min(size, len(pool)))]
+    answers = h.ask(model, asked)
+    return max(TRIED, key=lambda tried: answers.counts(threshold=tried).index)
 
 
 def _shares(model: Model, test: list[Question], threshold: float) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ words such as "amber falcon". Nothing else exists, so it is known exactly what a
     unknown_entity   the person was never mentioned (out of knowledge altogether)
 
 Half of the known entities (and half of the unknown ones) are *asked* while abstaining is learnt; the figures come from
-the other half.
+the other half. All other names are people who are told of once: a text says something about them and never comes back
+to it (`World.told_once`).
 
 Measure (AA-Omniscience, arXiv 2511.13029), over c correct, p partial (one of the two words), i incorrect, a abstained:
 
@@ -20,6 +21,7 @@ word of twenty, which is partial.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Iterable, Sequence
@@ -34,6 +36,7 @@ SYLLABLES = tuple(c + v for c in "bdgklmnt" for v in "aio")
 PROMPTS = ("plain", "bold", "careful")  # what stands where a system prompt would: nothing, "guess", "be careful"
 UNKNOWN = "unknown"
 KINDS = ("known", "unknown_fact", "unknown_entity")
+TOLD_ONCE = "told_once"
 VOCABULARY = ("<bos>", "<eos>", "<user>", "<assistant>", *PROMPTS, UNKNOWN, *RELATIONS, *SYLLABLES, *FIRST, *SECOND)
 _ID = {word: i for i, word in enumerate(VOCABULARY)}
 BOS, EOS = _ID["<bos>"], _ID["<eos>"]
@@ -43,7 +46,7 @@ BOS, EOS = _ID["<bos>"], _ID["<eos>"]
 class Question:
     """One question and its true answer, which exists whether or not it was taught."""
 
-    kind: str  # KINDS
+    kind: str  # KINDS, or TOLD_ONCE
     asked: bool  # whether it may be asked while abstaining is learnt
     relation: str
     name: tuple[str, str, str]
@@ -66,10 +69,10 @@ class World:
         Raises:
             InputError: more names than three syllables give, or fewer than two entities of a kind.
         """
-        if known_entities < 2 or unknown_entities < 2 or known_entities + unknown_entities > len(SYLLABLES) ** 3:
+        if known_entities < 2 or unknown_entities < 2 or known_entities + unknown_entities >= len(SYLLABLES) ** 3:
             raise InputError(
                 f"known_entities={known_entities}, unknown_entities={unknown_entities}: at least 2 of each, and "
-                f"together at most {len(SYLLABLES) ** 3} "
+                f"together fewer than the {len(SYLLABLES) ** 3} "
                 "names of three syllables; ask for fewer"
             )
         rng = random.Random(f"world {seed}")
@@ -87,6 +90,18 @@ class World:
         if kind not in KINDS:
             raise InputError(f"kind {kind!r}: not one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
         return [q for q in self.questions if q.kind == kind and asked in (None, q.asked)]
+
+    @functools.cached_property
+    def names(self) -> frozenset[tuple[str, str, str]]:
+        """Everybody whom a question is about."""
+        return frozenset(q.name for q in self.questions)
+
+    def told_once(self, rng: random.Random) -> Question:
+        """A fact about somebody else, drawn now and never again but by chance."""
+        while True:
+            name = (rng.choice(SYLLABLES), rng.choice(SYLLABLES), rng.choice(SYLLABLES))
+            if name not in self.names:
+                return Question(TOLD_ONCE, False, rng.choice(RELATIONS), name, (rng.choice(FIRST), rng.choice(SECOND)))
 
     def test(self, seed: int, each: int = 300) -> list[Question]:
         """The test: `each` known questions and as many unknown, half of these about unknown facts of known

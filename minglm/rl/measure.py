@@ -10,8 +10,8 @@
                                            vote, greedy answers; on problems of two kinds, and on longer ones
     python -m minglm.rl.measure hop        the same for the recipe `hop`, from chat models of the tiny world (--starts),
                                            beside a reward that knows the form of an answer alone
-    python -m minglm.rl.measure abstention what "I do not know" costs in known facts that no supervised row holds any
-                                           more, beside a threshold and rows without a reward
+    python -m minglm.rl.measure abstention what "I do not know" costs in known facts that are never asked about, beside
+                                           a threshold, a whole model that learns, and a start told of nobody once
 
 Rows go to data/reference/rl_NAME.csv with --record, else to runs/rl_measure. A run that is there already is not run
 again.
@@ -202,11 +202,11 @@ def hop(bench: Bench) -> list[Row]:
 
 
 def abstention(bench: Bench) -> list[Row]:
-    """Declining with and without the rows that hold the test's facts (`minglm.rl.abstention_control`); `updates`: steps
-    of reinforcement."""
+    """Declining, and what each part of its recipe brings (`minglm.rl.abstention_control`); `updates`: steps of
+    reinforcement."""
     rows: list[Row] = []
     for seed in bench.seeds:
-        bench.show(f"seed {seed}: five ways from one start")
+        bench.show(f"seed {seed}: seven ways from two starts")
         settings = Settings(seed=seed)
         rows += abstention_control.rows(replace(settings, rl_steps=bench.updates or settings.rl_steps))
     return rows

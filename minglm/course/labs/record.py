@@ -1,4 +1,4 @@
-"""Record the laboratories' runs: `python -m minglm.course.labs.record scaling`, `data`, `speedrun` or `twins`.
+"""Record a laboratory's runs: `python -m minglm.course.labs.record scaling`, `data`, `speedrun`, `twins` or `sparse`.
 
 Rows are written as they come, and runs that the file holds already are not trained again: a stopped recording goes on.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from minglm import atomic
-from minglm.course.labs import cleaning, scaling, speedrun, toy, twins
+from minglm.course.labs import cleaning, scaling, sparse_twin, speedrun, toy, twins
 from minglm.data.tiny_world.loader import TinyWorldLoader
 from minglm.errors import InputError, Parser, nearest
 
@@ -91,6 +91,16 @@ def _twins(path: Path) -> Iterator[Planned]:
             yield planned(way, seed, lr, adam_lr)
 
 
+def _sparse(_: Path) -> Iterator[Planned]:
+    for seed in sparse_twin.SEEDS:
+        for way in sparse_twin.WAYS:
+
+            def train(way=way, seed=seed) -> Row:
+                return {"loss": round(sparse_twin.run(seed)[way], 5)}
+
+            yield {"way": way, "seed": seed}, train
+
+
 def record(lab: str, path: Path | None = None) -> Path:
     """Train what a laboratory's file still lacks.
 
@@ -109,6 +119,7 @@ LABS: dict[str, tuple[Callable[[], Path], tuple[str, ...], tuple[str, ...], Call
     "scaling": (scaling.recorded, scaling.COLUMNS, ("lr", "width", "steps"), _scaling),
     "data": (cleaning.recorded, cleaning.COLUMNS, ("experiment", "text", "seed"), _data),
     "speedrun": (speedrun.recorded, speedrun.COLUMNS, ("entry", "seed"), _speedrun),
+    "sparse": (sparse_twin.recorded, sparse_twin.COLUMNS, ("way", "seed"), _sparse),
     "twins": (twins.recorded, twins.COLUMNS, ("way", "seed", "lr", "adam_lr"), _twins),
 }
 

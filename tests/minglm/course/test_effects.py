@@ -1,7 +1,6 @@
 """The verdicts by hand, and a few of the table's numbers computed again from the records with nothing of its code."""
 
 import csv
-import statistics
 
 import pytest
 
@@ -59,18 +58,25 @@ def test_recall_and_rl_are_compared_with_the_best_of_their_controls():
     assert _gains("RL on two facts in a row, longer, greedy") == pytest.approx(expected)
 
 
-def test_declining_is_held_against_a_threshold_and_against_the_start():
+def test_declining_is_held_against_each_of_its_controls():
     rows = {(int(r["seed"]), r["way"], r["questions"]): r for r in _rows("rl_abstention.csv")}
-    paid, withheld = "reward, rows of the asked people", "start, answers below 0.9 withheld"
+    paid, mean = "reward, head alone", "taught to decline: known right and strangers declined, mean"
+    controls = {
+        "the start, unsure answers withheld": "start, unsure answers withheld",
+        "the reward moves the whole model": "reward, whole model",
+        "a plain start: nobody told of once, logits of any size": "reward, head alone, plain start",
+    }
 
     def both(seed, way):
         known, stranger = rows[seed, way, "known"], rows[seed, way, "unknown_entity"]
         return 50 * (float(known["right"]) + float(stranger["declined"]))
 
-    found = _gains("taught to decline: known right and strangers declined, mean")
-    assert found == pytest.approx([both(s, paid) - both(s, withheld) for s in (0, 1, 2)])
-    kept = _gains("taught to decline: known facts outside the replay stay right")
-    assert statistics.fmean(kept) < -20  # a fifth of them is declined: told so, and withdrawn
+    for control, way in controls.items():
+        found = _gains(mean, control)
+        assert found == pytest.approx([both(s, paid) - both(s, way) for s in (0, 1, 2)])
+    for s in (0, 1, 2):  # facts that nothing but their teaching ever held, and people who were never mentioned
+        assert float(rows[s, paid, "known"]["right"]) >= 0.9
+        assert float(rows[s, paid, "unknown_entity"]["declined"]) >= 0.9
 
 
 def test_each_side_of_a_comparison_of_losses_has_its_sign():

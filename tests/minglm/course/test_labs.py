@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 import torch
 
-from minglm.course.labs import cleaning, record, scaling, speedrun, text, toy, twins
+from minglm.course.labs import cleaning, record, scaling, sparse_twin, speedrun, text, toy, twins
 from minglm.data.shards import IGNORE
 from minglm.data.tiny_world.loader import TinyWorldLoader
 from minglm.data.tiny_world.vocabulary import token_ids, tokenizer
@@ -277,3 +277,36 @@ def test_recorded_twins_are_five_seeds_at_the_best_rates_of_a_whole_sweep():
         assert {(r["lr"], r["adam_lr"]) for r in judged} == {twins.best_rates(rows, way)}
         assert {r["active_weights"] for r in own} == {entry.config.num_active_params()}
         assert all(r["loss"] > r["floor"] for r in own)
+
+
+def test_sparse_and_dense_read_the_same_rows_after_the_same_start(monkeypatch):
+    """The four trainings as they are handed over: one start, one set of weights to go on from, one difference."""
+    asked = []
+
+    def train(recipe, folder, init_from=None, progress=True):
+        asked.append((folder.name, None if init_from is None else init_from.name, recipe))
+        return {"val_loss": float(len(asked))}
+
+    monkeypatch.setattr(sparse_twin, "train", train)
+    sparse_twin.run.cache_clear()
+    assert sparse_twin.run(7) == dict(zip(sparse_twin.WAYS, (1.0, 2.0, 3.0, 4.0), strict=True))
+    sparse_twin.run.cache_clear()
+    (_, none, first), (_, before, warm), (_, one, dense), (_, other, sparse) = asked
+    assert (none, before) == (None, "start") and one == other == "warm"
+    assert {k: v for k, v in sparse.to_dict().items() if k != "stage"} == {
+        k: v for k, v in dense.to_dict().items() if k != "stage"
+    }
+    assert (first.mode, warm.mode, dense.mode, sparse.mode) == ("dense", "warmup", "dense", "sparse")
+    assert sparse.config().index_topk == 32 and sparse.seq_len == 512 and first.seed != sparse.seed
+
+
+def test_what_few_keys_cost_is_sparse_less_dense_seed_by_seed():
+    found = [
+        {"way": way, "seed": seed, "loss": loss}
+        for seed, pair in enumerate(((1.03, 1.0), (1.0, 1.01)))
+        for way, loss in zip(("sparse", "dense"), pair, strict=True)
+    ]
+    assert sparse_twin.costs(found) == pytest.approx([0.03, -0.01])
+    assert "+0.010 nats a token (95% ±0.254); by seed +0.030 -0.010" in sparse_twin.table(found)  # 12.706 · 0.02
+    recorded = sparse_twin.read()
+    assert {(r["way"], r["seed"]) for r in recorded} == set(product(sparse_twin.WAYS, sparse_twin.SEEDS))

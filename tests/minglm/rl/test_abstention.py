@@ -172,6 +172,10 @@ def test_the_recorded_run_reaches_the_claim_and_adds_up():
     for s in out["seeds"]:
         assert 0.8 <= s["rate_before"] <= 0.95 and s["rate_after"] <= figures_of.TARGET_RATE
         assert s["known_before"] - s["known_after"] <= figures_of.ALLOWED_LOSS
+    # facts that nothing but their teaching ever held, and people who were never mentioned
+    assert all(row["accuracy"] >= 0.9 for row in figures_of.find(figures, "after", questions="known"))
+    refused = figures_of.find(figures, "after", questions="unknown_entity")
+    assert len(refused) == 3 and all(row["abstained"] >= 0.9 * figures_of.pooled([row]).total for row in refused)
     for row in figures:
         c = figures_of.pooled([row])
         assert (row["accuracy"], row["index"]) == (
