@@ -209,8 +209,8 @@ def _abstention() -> Iterator[Effect]:
     for claim, control, (shares, ours, theirs) in (
         ("taught to decline by a reward: strangers declined", "the start", (strangers, c.PAID, c.START)),
         (declining, "always declining", (both, c.PAID, "always declining")),
-        (declining, "a plain start: nobody told of once, logits of any size", (both, c.PAID, c.PAID + c.WITHOUT)),
-        (declining, "the reward moves the whole model", (both, c.PAID, c.WHOLE)),
+        (declining, "a plain start", (both, c.PAID, c.PAID + c.WITHOUT)),
+        (declining, "the whole model moved, as many steps", (both, c.PAID, c.WHOLE)),
         (declining, "the start, unsure answers withheld", (both, c.PAID, c.WITHHELD)),
     ):
         found = _less(shares[ours], shares[theirs], 100)

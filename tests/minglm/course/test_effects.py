@@ -63,8 +63,8 @@ def test_declining_is_held_against_each_of_its_controls():
     paid, mean = "reward, head alone", "taught to decline: known right and strangers declined, mean"
     controls = {
         "the start, unsure answers withheld": "start, unsure answers withheld",
-        "the reward moves the whole model": "reward, whole model",
-        "a plain start: nobody told of once, logits of any size": "reward, head alone, plain start",
+        "the whole model moved, as many steps": "reward, whole model",
+        "a plain start": "reward, head alone, plain start",
     }
 
     def both(seed, way):
