@@ -32,7 +32,8 @@ TRIED = [i / 100 for i in range(100)]  # thresholds
 def rows(settings: h.Settings) -> list[dict[str, Any]]:
     """One seed: for every way and kind of question the shares `right`, `declined`, and `answered` rightly if forced."""
     world = World.make(settings.seed, settings.known_entities, settings.unknown_entities)
-    test, out = world.test(settings.seed, settings.test_each), []
+    test = world.test(settings.seed, settings.test_each)
+    out: list[dict[str, Any]] = []
 
     def told(way: str, model: Model, threshold: float = 0.0) -> None:
         out.extend({"seed": settings.seed, "way": way, **shares} for shares in _shares(model, test, threshold))
