@@ -43,6 +43,30 @@ def test_a_loop_without_end_is_no_right_answer():
 
 @pytest.mark.slow
 def test_every_fault_called_equivalent_is_one_that_can_be_planted():
-    sheets = [p for p in generator.sources() if p.stem.startswith(single_faults.SHORT)]
+    sheets = [p for p in generator.sources() if p.stem.startswith((*single_faults.SHORT, "build_2"))]
     planted = {f"{f.key} {f.place}" for p in sheets for f in single_faults.faults(p)}
     assert len(planted) > 2000 and not set(single_faults.equivalent()) - planted
+
+
+@pytest.mark.slow
+def test_a_matrix_the_wrong_way_round_and_counts_that_are_too_short_are_refused():
+    """In `nano` two widths are equal, so such an answer had the right shape; and every case chose the last expert."""
+    path = next(p for p in generator.sources() if p.stem == "build_2_model")
+    asked = single_faults.answers(path)
+    wanted = (
+        "self.heads * self.width, config.q_lora_rank, bias",
+        "-> torch.randn(E, C, 2 * F)",
+        "MoE 216: scores -> gates",
+    )
+    planted = [f for f in single_faults.faults(path) if any(words in f.place for words in wanted)]
+    assert len(planted) == len(wanted)
+    assert [f.place for f in planted if single_faults.accepted(f, asked[f.key], limit_s=120)] == []
+    for key in {f.key for f in planted}:
+        sound = single_faults.Fault(key, "", single_faults.part(single_faults.sheet(path), asked[key]))
+        assert single_faults.accepted(sound, asked[key], limit_s=120)
+
+
+def test_only_what_an_answer_rests_on_is_run():
+    path = next(p for p in generator.sources() if p.stem == "build_2_model")
+    part = single_faults.part(single_faults.sheet(path), single_faults.answers(path)["build_2.select"])
+    assert "def select" in part and "class GLM" not in part and "show(" not in part

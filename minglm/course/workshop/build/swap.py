@@ -156,10 +156,10 @@ def load(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
 # ---------------------------------------------------------------------- comparison
 
 
-def subject(seed: int = 0) -> Model:
-    """A `nano` whose logits are of order 1 and whose norms are not all ones, so that 1e-5 means something."""
+def subject(seed: int = 0, config: ModelConfig | None = None) -> Model:
+    """A model (`nano`) whose logits are of order 1 and whose norms are not all ones, so that 1e-5 means something."""
     torch.manual_seed(seed)
-    model = Model(ModelConfig.named("nano", initializer_range=0.1)).eval()
+    model = Model(config or ModelConfig.named("nano", initializer_range=0.1)).eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.dim() == 1:

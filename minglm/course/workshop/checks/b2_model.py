@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from minglm.config import ModelConfig
-from minglm.course.workshop.build.swap import subject
+from minglm.course.workshop.build.swap import subject as build_subject
 from minglm.course.workshop.checking import Exercise, Mistake, module_output, with_weights
 from minglm.course.workshop.checks import drawn, places_in_any_order
 from minglm.model.indexer import Indexer
@@ -14,7 +14,9 @@ from minglm.model.layers import rope_table
 from minglm.model.moe import MoE
 from minglm.model.sparse_attention import masked_reference
 
-NANO = ModelConfig.named("nano")
+# No two widths are equal: in nano itself a matrix that is made the wrong way round has the right shape.
+NANO = ModelConfig.named("nano", initializer_range=0.1, index_n_heads=3, moe_intermediate_size=24)
+subject = partial(build_subject, config=NANO)
 
 
 def _changed(kind: Any, forward):
@@ -214,6 +216,15 @@ def _feed(x, shared=True, gates=True, swapped=False):
     return [torch.stack(out).view_as(x).detach(), counts]
 
 
+def _without_the_last():
+    """A token whose experts do not include the last one: counts are as long all the same."""
+    for seed in range(100):
+        x = drawn(1, 1, NANO.hidden_size, seed=seed)
+        if _moe().gate(x.flatten(0, 1))[0].max() < NANO.n_routed_experts - 1:
+            return x
+    raise AssertionError("every token chooses the last expert")
+
+
 def _use_moe(answer):
     def run(x):
         with torch.no_grad():
@@ -364,7 +375,7 @@ EXERCISES = [
     Exercise(
         "build_2.moe",
         _feed,
-        lambda: [(drawn(2, 6, NANO.hidden_size),), (drawn(1, 2, NANO.hidden_size, seed=1),)],
+        lambda: [(drawn(2, 6, NANO.hidden_size),), (drawn(1, 2, NANO.hidden_size, seed=1),), (_without_the_last(),)],
         (
             Mistake(_as_moe(shared=False), "The shared expert is missing: it reads every token, without a gate."),
             Mistake(_as_moe(gates=False), "An expert's output is multiplied by the token's gate for it."),
