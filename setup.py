@@ -11,7 +11,7 @@ setup(
     ],
     package_dir={"minglm._data": "data", "minglm._notebooks": "notebooks"},
     package_data={
-        "minglm": ["py.typed", "course/assets/*", "inference/*.c", "model/*.c", "runtime/*.h"],
+        "minglm": ["py.typed", "course/assets/*", "inference/*.c", "model/*.c", "quant/*.c", "runtime/*.h"],
         "sim": ["py.typed"],
         "sim.report": ["static/*"],
         "sim.dashboard": ["static/*"],

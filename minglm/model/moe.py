@@ -47,6 +47,25 @@ class Router(nn.Module):
         self.e_score_correction_bias += rate * torch.sign(load.mean() - load)
 
 
+def by_expert(chosen: Tensor, gates: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """chosen and gates (N, K) → the choices sorted by expert: their tokens (N·K,) and gates (N·K, 1); where each choice
+    went, (N, K); and how many each expert has, (E,)."""
+    order = torch.argsort(chosen.flatten(), stable=True)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(order.numel(), device=order.device)
+    gate = gates.flatten().index_select(0, order).unsqueeze(-1)
+    return order // chosen.shape[1], gate, place.view_as(chosen), torch.bincount(chosen.flatten(), minlength=experts)
+
+
+def parts(counts: Tensor):
+    """(expert, slice of the sorted rows) for every expert that was chosen."""
+    start = 0
+    for e, n in enumerate(counts.tolist()):
+        if n:
+            yield e, slice(start, start + n)
+        start += n
+
+
 def gated(inner: Tensor, gate: Tensor) -> Tensor:
     """inner (n, 2F) and gate (n, 1) → silu(first half) · second half · gate, (n, F)."""
     if compiled_swiglu.fits(inner, gate):
@@ -76,20 +95,16 @@ class GroupedSwiGLU(torch.autograd.Function):
     def forward(ctx, x, gate_up, down, gates, chosen):
         """x (N, C), gate_up (E, 2F, C), down (E, C, F), gates and chosen (N, K) → output (N, C),
         tokens per expert (E,)."""
-        order = torch.argsort(chosen.flatten(), stable=True)  # slots (token·K + choice) by expert
-        place = torch.empty_like(order)
-        place[order] = torch.arange(order.numel(), device=order.device)
-        counts = torch.bincount(chosen.flatten(), minlength=gate_up.shape[0])
-        token, gate = order // chosen.shape[1], gates.flatten().index_select(0, order).unsqueeze(-1)
-        rows, inner = x.index_select(0, token), x.new_empty(order.numel(), gate_up.shape[1])  # (N·K, C), (N·K, 2F)
-        for e, part in _parts(counts):
+        token, gate, place, counts = by_expert(chosen, gates, gate_up.shape[0])
+        rows, inner = x.index_select(0, token), x.new_empty(token.numel(), gate_up.shape[1])  # (N·K, C), (N·K, 2F)
+        for e, part in parts(counts):
             rows_product(rows[part], gate_up[e].T, out=inner[part])
         hidden, out = gated(inner, gate), torch.empty_like(rows)
-        for e, part in _parts(counts):
+        for e, part in parts(counts):
             rows_product(hidden[part], down[e].T, out=out[part])
         ctx.save_for_backward(x, gate_up, down, gate, token, place, inner)
-        ctx.counts, ctx.k = counts, chosen.shape[1]
-        return F.embedding_bag(place.view_as(chosen), out, mode="sum"), counts
+        ctx.counts = counts
+        return F.embedding_bag(place, out, mode="sum"), counts
 
     @staticmethod
     def backward(ctx, grad, _):
@@ -100,15 +115,14 @@ class GroupedSwiGLU(torch.autograd.Function):
             d_gate_up[e], d_down[e] = 0.0, 0.0
         rows, d_out = x.index_select(0, token), grad.index_select(0, token)
         d_hidden = x.new_empty(token.numel(), down.shape[-1])
-        for e, part in _parts(ctx.counts):
+        for e, part in parts(ctx.counts):
             rows_product(d_out[part], down[e], out=d_hidden[part])  # gradient of gate·hidden
         hidden, d_inner, d_gate = gated_backward(inner, gate, d_hidden)
         d_rows = torch.empty_like(rows)
-        for e, part in _parts(ctx.counts):
+        for e, part in parts(ctx.counts):
             sum_over_rows(d_out[part], hidden[part], out=d_down[e])
             sum_over_rows(d_inner[part], rows[part], out=d_gate_up[e])
             rows_product(d_inner[part], gate_up[e], out=d_rows[part])
-        place = place.view(-1, ctx.k)
         return (
             F.embedding_bag(place, d_rows, mode="sum"),
             d_gate_up,
@@ -116,15 +130,6 @@ class GroupedSwiGLU(torch.autograd.Function):
             d_gate.flatten().index_select(0, place.flatten()).view_as(place),
             None,
         )
-
-
-def _parts(counts: Tensor):
-    """(expert, slice of the sorted rows) for every expert that was chosen."""
-    start = 0
-    for e, n in enumerate(counts.tolist()):
-        if n:
-            yield e, slice(start, start + n)
-        start += n
 
 
 def grouped_swiglu(x: Tensor, gate_up: Tensor, down: Tensor, gates: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,16 +11,14 @@ Shapes: … leading axes (experts), O outputs, I inputs, G = I/group groups.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from minglm.errors import InputError
 from minglm.model.products import linear
-from minglm.quant import int8
+from minglm.quant import compiled_codes, int8
 from minglm.runtime.switch import fast
 
 LARGEST = 7  # −8 is left out: a symmetric range has no shift, so zero stays zero
@@ -57,13 +55,6 @@ def unpack(packed: Tensor) -> Tensor:
     return torch.stack((packed & 15, packed >> 4), -1).flatten(-2).to(torch.int8) - _SHIFT
 
 
-@functools.cache
-def _pairs() -> Tensor:
-    """(256, 2) fp32: the two codes in each byte. Reading a table is one pass where taking a byte apart is five."""
-    with torch.inference_mode(False):
-        return unpack(torch.arange(256, dtype=torch.uint8).unsqueeze(-1)).float()
-
-
 def check_group(group: int, width: int) -> None:
     """InputError unless `group` inputs can share a scale in rows of `width`."""
     if isinstance(group, bool) or not isinstance(group, int) or group < 2 or group % 2 or width % group:
@@ -82,6 +73,7 @@ class Int4:
     group: int = 32
     int8_inputs: bool = False
     parts = ("packed", "scale")
+    rows_apart = True
 
     def quantize(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """(…, O, I) → packed (…, O, I/2) uint8, scale (…, O, G) bf16."""
@@ -90,11 +82,9 @@ class Int4:
 
     def dequantize(self, packed: Tensor, scale: Tensor) -> Tensor:
         """→ (…, O, I) fp32."""
-        if packed.device.type != "cpu" or not fast():
-            return expand(unpack(packed), scale)
-        codes = F.embedding(packed.to(torch.int32), _pairs()).flatten(-2)  # (…, O, I) fp32
-        groups = codes.unflatten(-1, (scale.shape[-1], -1))
-        return groups.mul_(scale.float().unsqueeze(-1)).flatten(-2)
+        if compiled_codes.fits(None, packed, scale):
+            return compiled_codes.from_int4(packed, scale)
+        return expand(unpack(packed), scale)
 
     def fake_quantize(self, weight: Tensor) -> Tensor:
         """The weight that inference will see, (…, O, I) fp32: what training multiplies by."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from minglm.model.layers import to_float32
 from minglm.model.products import linear
+from minglm.quant import compiled_codes
 
 LARGEST = 127
 EXACT = 2**24  # whole numbers up to here are exact in fp32
@@ -26,6 +27,8 @@ EXACT = 2**24  # whole numbers up to here are exact in fp32
 def encode(x: Tensor) -> tuple[Tensor, Tensor]:
     """(…, I) → whole numbers (…, I) in −127 … 127, kept as fp32, and scales (…, 1) fp32: one for each row or token."""
     x = to_float32(x.detach())
+    if compiled_codes.fits(x):
+        return compiled_codes.round_int8(x)
     scale = x.abs().amax(-1, keepdim=True) / LARGEST
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return (x / scale).round_().clamp_(-LARGEST, LARGEST), scale
@@ -59,6 +62,7 @@ class Int8:
 
     int8_inputs: bool = True
     parts = ("codes", "scale")
+    rows_apart = True
 
     def quantize(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """(…, O, I) → codes (…, O, I) int8, scale (…, O, 1) fp32."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from minglm.errors import InputError
 from minglm.model.model import Model
-from minglm.model.moe import Experts, GroupedSwiGLU
+from minglm.model.moe import Experts, by_expert, gated, parts
 from minglm.quant.formats import Spec
 from minglm.quant.scheme import Scheme
 
@@ -60,11 +60,10 @@ class PackedExperts(nn.Module):
         experts: int,
         hidden: int,
         width: int,
-        rounds: bool,
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        self.scheme, self.rounds = scheme, rounds
+        self.scheme = scheme
         for stack in self.STACKS:
             rows, columns = (hidden, width) if stack == "down_proj" else (width, hidden)
             for part, (shape, dtype) in scheme.shapes(rows, columns).items():
@@ -93,26 +92,24 @@ class PackedExperts(nn.Module):
         """(E, C, F) fp32."""
         return self.scheme.dequantize(*self.quantised_parts("down_proj"))
 
+    @torch.no_grad()
     def forward(self, x: Tensor, chosen: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, C), chosen (N, K), gates (N, K) → output (N, C) and tokens per expert (E,) int64."""
-        experts = self.quantised_parts("down_proj")[0].shape[0]
-        counts = torch.bincount(chosen.flatten(), minlength=experts)
-        if not self.rounds:
-            out, _ = GroupedSwiGLU.apply(
-                x, self.gate_up_proj.to(x.dtype), self.down_proj.to(x.dtype), gates.to(x.dtype), chosen
-            )
-            return out, counts
-        out, inputs = torch.zeros_like(x), self.scheme.inputs(x)  # rounded once for all experts that read them
-        order = torch.argsort(chosen.flatten(), stable=True)  # slots (token·K + choice) by expert
-        slots = order.split(counts.tolist())
-        for e in counts.nonzero().flatten().tolist():
-            token = slots[e] // chosen.shape[1]
-            gate, up, down = (self.one_expert(stack, e) for stack in self.STACKS)
-            rows = tuple(part.index_select(0, token) for part in inputs)
-            hidden = (F.silu(self.scheme.product(rows, *gate)) * self.scheme.product(rows, *up)).to(x.dtype)
-            gated = self.scheme.linear(hidden, *down) * gates.flatten()[slots[e]].to(x.dtype).unsqueeze(-1)
-            out.index_add_(0, token, gated)
-        return out, counts
+        experts = len(self.quantised_parts("down_proj")[0])
+        token, gates, place, counts = by_expert(chosen, gates.to(x.dtype), experts)
+        rows = tuple(part.index_select(0, token) for part in self.scheme.inputs(x))  # rounded once for all experts
+        width = sum(self.quantised_parts(stack)[0].shape[1] for stack in ("gate_proj", "up_proj"))
+        inner = x.new_empty(token.numel(), width)  # (N·K, 2F)
+        for e, part in parts(counts):
+            both = [self.one_expert(stack, e) for stack in ("gate_proj", "up_proj")]
+            if self.scheme.rows_apart:  # one product, as training takes it
+                both = [[torch.cat(pair) for pair in zip(*both, strict=True)]]
+            read = tuple(r[part] for r in rows)
+            torch.cat([self.scheme.product(read, *matrix) for matrix in both], -1, out=inner[part])
+        hidden, out = self.scheme.inputs(gated(inner, gates)), x.new_empty(token.numel(), x.shape[-1])
+        for e, part in parts(counts):
+            out[part] = self.scheme.product(tuple(h[part] for h in hidden), *self.one_expert("down_proj", e))
+        return F.embedding_bag(place, out, mode="sum"), counts
 
     def one_expert(self, stack: str, expert: int) -> list[Tensor]:
         """Parts of one expert's matrix."""
@@ -145,7 +142,7 @@ def pack(model: Model, spec: Spec) -> Model:
             except InputError as err:
                 raise InputError(f"{name}: {err}") from None
     for name, module, scheme in todo:
-        twin = packed_twin(module, scheme, spec, "meta")
+        twin = packed_twin(module, scheme, "meta")
         if isinstance(twin, PackedExperts) and isinstance(module, Experts):
             twin.fill(module.gate_up_proj, module.down_proj)
         elif isinstance(twin, PackedLinear) and isinstance(module, nn.Linear):
@@ -158,18 +155,18 @@ def pack(model: Model, spec: Spec) -> Model:
 def empty_packed(model: Model, spec: Spec, device: torch.device | str | None = None) -> Model:
     """The same, with room for the parts in place of their values; a checkpoint fills them."""
     for name, module, scheme in quantised_modules(model, spec):
-        _replace(model, name, packed_twin(module, scheme, spec, device))
+        _replace(model, name, packed_twin(module, scheme, device))
     model.quantization = spec
     return model.eval()
 
 
 def packed_twin(
-    module: Experts | nn.Linear, scheme: Scheme, spec: Spec, device: torch.device | str | None = None
+    module: Experts | nn.Linear, scheme: Scheme, device: torch.device | str | None = None
 ) -> PackedLinear | PackedExperts:
     """The module that takes this one's place, not filled yet."""
     if isinstance(module, Experts):
         E, C, width = module.down_proj.shape
-        return PackedExperts(scheme, E, C, width, spec.rounds_activations, device)
+        return PackedExperts(scheme, E, C, width, device)
     return PackedLinear(scheme, module.out_features, module.in_features, device)
 
 

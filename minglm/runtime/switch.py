@@ -13,7 +13,7 @@ rounding where sums are taken in another order). `MINGLM_FAST=0` takes the reada
     attention to chosen keys        compiled C (`model.compiled_sparse`)             gathered keys, products of torch
     the activation of experts       compiled C (`model.compiled_swiglu`)             operations of torch
     Muon's Newton–Schulz iteration  fused products in parts that fit a cache         the formula
-    codes of four or eight bits     read from a table                                taken apart, converted
+    codes of four or eight bits     compiled C (`quant.compiled_codes`)              taken apart, converted
     W4A8                            one product of all groups                        a product for each group
     a step with jitter, simulated    operations worked off (`sim.training.work_off`)  events of SimPy
     a step of decoding              compiled C, one call (`inference.compiled_step`) operations of torch

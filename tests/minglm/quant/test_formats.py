@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minglm.errors import InputError
-from minglm.quant import fp8, int4, int8
+from minglm.quant import compiled_codes, fp8, int4, int8
 from minglm.quant.formats import FORMATS, Spec
 from minglm.quant.fp8 import Fp8
 from minglm.quant.int4 import Int4
 from minglm.quant.int8 import Int8
+from minglm.runtime import compiled
 from minglm.runtime.switch import VARIABLE
 
 torch.set_num_threads(1)
@@ -227,21 +228,57 @@ def test_groups_that_do_not_divide_name_those_that_do(width, fits):
         int4.check_group(18, width)
 
 
-def test_codes_read_from_a_table_are_the_codes_taken_apart(monkeypatch):
-    values = torch.arange(256, dtype=torch.uint8).view(2, 128).view(torch.float8_e4m3fn)
-    packed = torch.arange(256, dtype=torch.uint8).view(4, 64)
-    scale = torch.rand(4, 8).bfloat16()
-    results = []
-    for value in ("1", "0"):
-        monkeypatch.setenv(VARIABLE, value)
-        results.append((fp8.decode(values), fp8.decode(values.T), Int4(16).dequantize(packed, scale)))
-    for ours, theirs in zip(*results, strict=True):
-        assert torch.equal(ours.nan_to_num(nan=-1e9), theirs.nan_to_num(nan=-1e9))
+def same_bits(ours, theirs):
+    assert torch.equal(ours.isnan(), theirs.isnan()) and torch.equal(ours.nan_to_num(), theirs.nan_to_num())
 
 
-def test_the_table_is_of_one_format_and_another_is_converted():
-    values = torch.tensor([1.0, -2.5, 448.0, 57344.0])
-    assert fp8.decode(values.to(torch.float8_e5m2)).tolist() == [1.0, -2.5, 448.0, 57344.0]
+@pytest.fixture
+def both_paths(monkeypatch):
+    """`both_paths(f)`: what `f()` gives by compiled code, and by the torch that is read."""
+    if compiled.compiler() is None:
+        pytest.skip("no C compiler here")
+
+    def call(function):
+        results = []
+        for value in ("1", "0"):
+            monkeypatch.setenv(VARIABLE, value)
+            assert compiled_codes.fits() == (value == "1")
+            results.append(function())
+        return results
+
+    return call
+
+
+def test_compiled_codes_are_the_codes_taken_apart(both_paths):
+    """All 256 of e4m3, and all pairs of four bits; blocks and groups that end inside a row; stacks of experts."""
+    values = torch.arange(256, dtype=torch.uint8).view(2, 8, 16).view(torch.float8_e4m3fn)
+    fp8_scale, packed = torch.rand(2, 2, 3), torch.arange(256, dtype=torch.uint8).view(2, 2, 64)
+    scale = torch.rand(2, 2, 8).bfloat16()
+    for ours, theirs in zip(
+        *both_paths(
+            lambda: (
+                fp8.expand(values, fp8_scale, 7),
+                fp8.expand(values[0].T, fp8_scale[0].T, 7),
+                Int4(16).dequantize(packed, scale),
+                Int4(16).dequantize(packed.transpose(0, 1), scale.transpose(0, 1)),
+            )
+        ),
+        strict=True,
+    ):
+        same_bits(ours, theirs)
+
+
+def test_compiled_rounding_is_that_of_torch(both_paths):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 200, generator=g) * torch.rand(300, 1, generator=g).mul(20).sub(10).exp()
+    x[:, ::7] *= 1e-4  # below the smallest normal number of e4m3
+    x[3], x[4, :128], x[5, 0], x[6, 150] = 0, 0, torch.nan, torch.inf
+    halves = torch.arange(-448, 449).float().div(16).view(1, -1)  # ties among them, which go to the even neighbour
+    for rows in (x, halves, 448 * torch.ones(1, 1), torch.empty(0, 8)):
+        for ours, theirs in zip(
+            *both_paths(lambda rows=rows: (fp8.round_activations(rows, 128), *int8.encode(rows))), strict=True
+        ):
+            same_bits(ours, theirs)
 
 
 @pytest.mark.parametrize("rows", [1, 7])
