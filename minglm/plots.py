@@ -215,18 +215,23 @@ def html(fig, alt: str, first: bool = False) -> str:
     return f'<figure role="img" aria-label="{escape.escape(alt, quote=True)}">{body}</figure>'
 
 
-def static_svg(path, panels: Sequence[Mapping], title: str = "", size: tuple[float, float] = (11, 4.2)) -> None:
+def static_svg(
+    path, panels: Sequence[Mapping], title: str = "", size: tuple[float, float] = (11, 4.2), rows: int = 1
+) -> None:
     """Write a picture that needs no JavaScript. Each panel is a mapping: title, x, y, and `lines` (name, xs, ys) or
-    `points` (name, xs, ys) with `bands` (low, high, colour), or `bars` (labels, values); optional `log_x`, `log_y`,
-    `image` (rows of values, with `unit`, `range`, `x_labels`, `y_labels`)."""
+    `points` (name, xs, ys) with `bands` (low, high, colour), or `bars` (labels, values), or `spans` (label, low, high,
+    value or None); optional `log_x`, `log_y`, `image` (rows of values, with `unit`, `range`, `x_labels`, `y_labels`).
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    fig, axes = plt.subplots(1, len(panels), figsize=size, constrained_layout=True, squeeze=False)
-    for ax, panel in zip(axes[0], panels, strict=True):
+    fig, axes = plt.subplots(rows, -(-len(panels) // rows), figsize=size, constrained_layout=True, squeeze=False)
+    for ax, panel in zip(axes.flat, panels, strict=True):
         _draw_curves(ax, panel)
+        if "spans" in panel:
+            _draw_spans(ax, panel["spans"])
         if "bars" in panel:
             labels, values = panel["bars"]
             ax.barh(range(len(values)), values, color=COLOURS[0])
@@ -262,6 +267,25 @@ def _draw_curves(ax, panel: Mapping) -> None:
         )
     if "points" in panel and panel.get("x_labels") is not None:
         ax.set_xticks(range(len(panel["x_labels"])), panel["x_labels"], fontsize=9)
+
+
+def _draw_spans(ax, spans: Sequence[tuple[str, float, float, float | None]]) -> None:
+    """A bar from low to high in each row, with a mark where the value lies."""
+    labels = [label for label, *_ in spans]
+    ax.barh(
+        range(len(spans)),
+        [high - low for _, low, high, _ in spans],
+        left=[low for _, low, *_ in spans],
+        height=0.55,
+        color=COLOURS[0],
+        alpha=0.75,
+    )
+    for row, (_, _, _, value) in enumerate(spans):
+        if value is not None:
+            ax.plot([value], [row], marker="D", markersize=6, color="black", linestyle="")
+    ax.set_yticks(range(len(labels)), labels, fontsize=9)
+    ax.invert_yaxis()
+    ax.set_xlim(left=0)
 
 
 def _draw_image(fig, ax, panel: Mapping) -> None:

@@ -384,7 +384,6 @@ def _projection(page: Page, p: dict) -> None:
 def _picture(run_dir: Path, demo: dict, metrics: dict, needle: dict, card: dict, projection: dict) -> None:
     """picture.svg, for the README: what was learnt, what was found, what the big one would take."""
     rows = metrics["pretrain"]
-    batches = projection["batches"]
     plots.static_svg(
         run_dir / "picture.svg",
         [
@@ -408,17 +407,30 @@ def _picture(run_dir: Path, demo: dict, metrics: dict, needle: dict, card: dict,
                 "y_labels": needle["depths"],
                 "range": (0, 100),
             },
-            {
-                "title": "GLM-5 on 99,840 chips: idle time",
-                "x": "batch (million tokens)",
-                "y": "share of pipeline time (%)",
-                "lines": [
-                    (
-                        "idle (bubble)",
-                        [b["tokens"] / 1e6 for b in batches],
-                        [100 * b["bubble_fraction"] for b in batches],
-                    )
-                ],
-            },
+            _timeline(projection),
+            _prices(projection),
         ],
+        size=(11, 7.4),
+        rows=2,
     )
+
+
+def _timeline(projection: dict) -> dict:
+    """The phases of the big run one after the other, and what failures add, in days."""
+    spans, at = [], 0.0
+    for name, phase in projection["campaign"]["phases"].items():
+        spans.append((name, at, at + phase["ideal_days"], None))
+        at += phase["ideal_days"]
+    days = projection["days"]
+    spans.append(("failures and waits", at, days["value"], None))
+    spans.append(("end, 90% range", days["low"], days["high"], days["value"]))
+    title = f"GLM-5 on {projection['cluster']['cluster_chips']:,} chips: {days['value']:.0f} days"
+    return {"title": title, "x": "days", "y": "", "spans": spans}
+
+
+def _prices(projection: dict) -> dict:
+    """What the run costs, in millions of dollars, each with its 90% range."""
+    names = {"rent": "rented", "own": "owned: capital,\nelectricity"}
+    costs = [(names[key], projection["cost"][key]) for key in names if key in projection["cost"]]
+    spans = [(name, *(cost[end] / 1e6 for end in ("low", "high", "value"))) for name, cost in costs]
+    return {"title": "…and what it costs (range: 90% of draws)", "x": "million US dollars", "y": "", "spans": spans}
