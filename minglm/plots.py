@@ -270,21 +270,13 @@ def _draw_curves(ax, panel: Mapping) -> None:
 
 
 def _draw_spans(ax, spans: Sequence[tuple[str, float, float, float | None]]) -> None:
-    """A bar from low to high in each row, with a mark where the value lies."""
-    labels = [label for label, *_ in spans]
-    ax.barh(
-        range(len(spans)),
-        [high - low for _, low, high, _ in spans],
-        left=[low for _, low, *_ in spans],
-        height=0.55,
-        color=COLOURS[0],
-        alpha=0.75,
-    )
-    for row, (_, _, _, value) in enumerate(spans):
+    """A bar from low to high in each row: a range, in another colour and with a mark, where there is a value in it."""
+    for row, (_, low, high, value) in enumerate(spans):
+        ax.barh(row, high - low, left=low, height=0.55, color=COLOURS[0 if value is None else 1], alpha=0.75)
         if value is not None:
             ax.plot([value], [row], marker="D", markersize=6, color="black", linestyle="")
-    ax.set_yticks(range(len(labels)), labels, fontsize=9)
-    ax.invert_yaxis()
+    ax.set_yticks(range(len(spans)), [label for label, *_ in spans], fontsize=9)
+    ax.set_ylim(max(len(spans), 4) - 0.5, -0.5)
     ax.set_xlim(left=0)
 
 
