@@ -1,6 +1,7 @@
 """The demo runs all its steps, leaves every result, resumes after a kill, and says when it is done."""
 
 import json
+import shutil
 
 import pytest
 
@@ -14,9 +15,9 @@ RESULTS = ("samples", "needle", "scorecard", "indexer_recall", "cost_by_length",
 
 
 @pytest.fixture(scope="module")
-def done(nano_demo):
-    """A demo that was killed three times on its way; a test of this file may cut its results off."""
-    return nano_demo
+def done(nano_demo, tmp_path_factory):
+    """A copy of a demo that was killed three times on its way: a test of this file cuts its results off."""
+    return shutil.copytree(nano_demo, tmp_path_factory.mktemp("demo") / "demo")
 
 
 def test_every_stage_and_every_result_is_there(done):
