@@ -2,12 +2,14 @@
 
 `pack` replaces modules of a `Model`; what reads a `weight` (the absorbed attention, the decoder's folded matrices) gets
 it dequantised by the same function that training used. Memory holds codes and scales; a dequantised matrix lives as
-long as its multiplication, except in a `Decoder`, which folds its own copies.
+long as its multiplication, except in a `Decoder`, which folds its own copies. Experts are shared out to the threads.
 
 Shapes: N tokens, E experts, K chosen, C hidden, F expert width.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from minglm.errors import InputError
 from minglm.model.model import Model
 from minglm.model.moe import Experts, by_expert, gated, parts
+from minglm.model.threads import parallel_for
 from minglm.quant.formats import Spec
 from minglm.quant.scheme import Scheme
 
@@ -100,15 +103,23 @@ class PackedExperts(nn.Module):
         rows = tuple(part.index_select(0, token) for part in self.scheme.inputs(x))  # rounded once for all experts
         width = sum(self.quantised_parts(stack)[0].shape[1] for stack in ("gate_proj", "up_proj"))
         inner = x.new_empty(token.numel(), width)  # (N·K, 2F)
-        for e, part in parts(counts):
-            both = [self.one_expert(stack, e) for stack in ("gate_proj", "up_proj")]
-            if self.scheme.rows_apart:  # one product, as training takes it
-                both = [[torch.cat(pair) for pair in zip(*both, strict=True)]]
-            read = tuple(r[part] for r in rows)
-            torch.cat([self.scheme.product(read, *matrix) for matrix in both], -1, out=inner[part])
+
+        def read_both(share: Sequence[tuple[int, slice]]) -> None:
+            for e, part in share:
+                both = [self.one_expert(stack, e) for stack in ("gate_proj", "up_proj")]
+                if self.scheme.rows_apart:  # one product, as training takes it
+                    both = [[torch.cat(pair) for pair in zip(*both, strict=True)]]
+                read = tuple(r[part] for r in rows)
+                torch.cat([self.scheme.product(read, *matrix) for matrix in both], -1, out=inner[part])
+
+        parallel_for(read_both, list(parts(counts)), x.device)
         hidden, out = self.scheme.inputs(gated(inner, gates)), x.new_empty(token.numel(), x.shape[-1])
-        for e, part in parts(counts):
-            out[part] = self.scheme.product(tuple(h[part] for h in hidden), *self.one_expert("down_proj", e))
+
+        def read_down(share: Sequence[tuple[int, slice]]) -> None:
+            for e, part in share:
+                out[part] = self.scheme.product(tuple(h[part] for h in hidden), *self.one_expert("down_proj", e))
+
+        parallel_for(read_down, list(parts(counts)), x.device)
         return F.embedding_bag(place, out, mode="sum"), counts
 
     def one_expert(self, stack: str, expert: int) -> list[Tensor]:
