@@ -57,6 +57,11 @@ static void rotate(real *x, const real *rope, long r) {
     }
 }
 
+static void sigmoid(real *x, long n) {
+    exponentials(x, n, -1, 0);
+    for (long i = 0; i < n; i++) x[i] = 1 / (1 + x[i]);
+}
+
 /* (n, 2F) gate and up → silu(gate) · up, in the place of the up; the next row begins 2F further on */
 static void swiglu(real *inner, long F, long n) {
     for (long i = 0; i < n; i++) {

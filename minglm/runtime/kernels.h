@@ -168,11 +168,6 @@ static inline void softmax(real *x, long n) {
     for (long i = 0; i < n; i++) x[i] /= total;
 }
 
-static inline void sigmoid(real *x, long n) {
-    exponentials(x, n, -1, 0);
-    for (long i = 0; i < n; i++) x[i] = 1 / (1 + x[i]);
-}
-
 /* ---------------------------------------------------------------- choosing keys */
 
 /* Indexer scores from dots (Hi, n) of one query with n keys: sum over heads, in order, of w (Hi) · max(0, dot). */
