@@ -11,7 +11,15 @@ setup(
     ],
     package_dir={"minglm._data": "data", "minglm._notebooks": "notebooks"},
     package_data={
-        "minglm": ["py.typed", "course/assets/*", "inference/*.c", "model/*.c", "quant/*.c", "runtime/*.h"],
+        "minglm": [
+            "py.typed",
+            "course/assets/*",
+            "inference/*.c",
+            "model/*.c",
+            "quant/*.c",
+            "runtime/*.h",
+            "training/*.c",
+        ],
         "sim": ["py.typed"],
         "sim.report": ["static/*"],
         "sim.dashboard": ["static/*"],

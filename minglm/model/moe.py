@@ -9,12 +9,14 @@ Shapes: N tokens, C hidden, E experts, K chosen, F expert width, B sequences, T 
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minglm.config import ModelConfig
-from minglm.model import compiled_swiglu, gpu_kernels
+from minglm.model import compiled_experts, gpu_kernels
 from minglm.model.layers import SwiGLU, to_float32
 from minglm.model.products import rows_product, sum_over_rows
 
@@ -57,27 +59,23 @@ def by_expert(chosen: Tensor, gates: Tensor, experts: int) -> tuple[Tensor, Tens
     return order // chosen.shape[1], gate, place.view_as(chosen), torch.bincount(chosen.flatten(), minlength=experts)
 
 
-def parts(counts: Tensor):
+def parts(counts: Tensor) -> list[tuple[int, slice]]:
     """(expert, slice of the sorted rows) for every expert that was chosen."""
-    start = 0
-    for e, n in enumerate(counts.tolist()):
-        if n:
-            yield e, slice(start, start + n)
-        start += n
+    numbers = counts.tolist()
+    ends = itertools.accumulate(numbers)
+    return [(e, slice(end - n, end)) for e, (n, end) in enumerate(zip(numbers, ends, strict=True)) if n]
 
 
 def gated(inner: Tensor, gate: Tensor) -> Tensor:
     """inner (n, 2F) and gate (n, 1) → silu(first half) · second half · gate, (n, F)."""
-    if compiled_swiglu.fits(inner, gate):
-        return compiled_swiglu.gated(inner, gate)
+    if compiled_experts.fits(inner, gate):
+        return compiled_experts.gated(inner, gate)
     g, u = inner.chunk(2, -1)
     return F.silu(g).mul_(u).mul_(gate)
 
 
 def gated_backward(inner: Tensor, gate: Tensor, d_hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The same and the gradient d_hidden (n, F) → `gated` (n, F), and the gradients of inner and gate."""
-    if compiled_swiglu.fits(inner, gate, d_hidden):
-        return compiled_swiglu.gated_backward(inner, gate, d_hidden)
     g, u = inner.chunk(2, -1)
     sigmoid = g.sigmoid()
     act = g * sigmoid  # silu(g)
@@ -135,6 +133,9 @@ class GroupedSwiGLU(torch.autograd.Function):
 def grouped_swiglu(x: Tensor, gate_up: Tensor, down: Tensor, gates: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Each token through the experts it chose, weighted by its gates: x (N, C), gate_up (E, 2F, C), down (E, C, F),
     gates and chosen (N, K) → output (N, C) and tokens per expert (E,)."""
+    if compiled_experts.fits(x, gate_up, down, gates):
+        token, gate, place, counts = by_expert(chosen, gates, len(down))
+        return compiled_experts.experts(x, gate_up, down, gate, token, place, parts(counts)), counts
     if x.device.type == "cpu":
         return GroupedSwiGLU.apply(x, gate_up, down, gates, chosen)
     # No loop over experts there, which would wait for their counts.

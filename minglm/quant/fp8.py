@@ -93,6 +93,11 @@ class Fp8:
         blocks = (math.ceil(rows / self.block), math.ceil(width / self.block))
         return {"values": ((rows, width), torch.float8_e4m3fn), "scale_inv": (blocks, torch.float32)}
 
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether activations are rounded too."""
+        return self.fp8_inputs
+
     def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """x (…, I) as `product` takes it, (…, I)."""
         return (round_activations(x, self.block) if self.fp8_inputs else x,)

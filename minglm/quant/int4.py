@@ -95,6 +95,11 @@ class Int4:
         check_group(self.group, width)
         return {"packed": ((rows, width // 2), torch.uint8), "scale": ((rows, width // self.group), torch.bfloat16)}
 
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether activations are rounded too."""
+        return self.int8_inputs
+
     def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """x (…, I) as `product` takes it: itself, or whole numbers (…, I) and scales (…, 1)."""
         return int8.encode(x) if self.int8_inputs else (x,)

@@ -81,6 +81,11 @@ class Int8:
         """Shape and dtype of each part of a matrix (rows, width)."""
         return {"codes": ((rows, width), torch.int8), "scale": ((rows, 1), torch.float32)}
 
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether activations are rounded too."""
+        return self.int8_inputs
+
     def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """x (…, I) as `product` takes it: itself, or whole numbers (…, I) and scales (…, 1)."""
         return encode(x) if self.int8_inputs else (x,)

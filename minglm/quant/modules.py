@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minglm.errors import InputError
+from minglm.model import compiled_experts
 from minglm.model.model import Model
 from minglm.model.moe import Experts, by_expert, gated, parts
 from minglm.model.threads import parallel_for
@@ -102,7 +103,16 @@ class PackedExperts(nn.Module):
         token, gates, place, counts = by_expert(chosen, gates.to(x.dtype), experts)
         rows = tuple(part.index_select(0, token) for part in self.scheme.inputs(x))  # rounded once for all experts
         width = sum(self.quantised_parts(stack)[0].shape[1] for stack in ("gate_proj", "up_proj"))
-        inner = x.new_empty(token.numel(), width)  # (N·K, 2F)
+        inner, out = x.new_empty(token.numel(), width), x.new_empty(token.numel(), x.shape[-1])  # (N·K, 2F), (N·K, C)
+
+        def as_in_training(share: Sequence[tuple[int, slice]]) -> None:
+            for e, part in share:
+                gate, up, down = (self.scheme.dequantize(*self.one_expert(stack, e)) for stack in self.STACKS)
+                compiled_experts.one(x, torch.cat((gate, up)), down, gates, token, part, inner, out)
+
+        if not self.scheme.rounds_inputs and compiled_experts.fits(x, gates):
+            parallel_for(as_in_training, parts(counts), x.device)
+            return F.embedding_bag(place, out, mode="sum"), counts
 
         def read_both(share: Sequence[tuple[int, slice]]) -> None:
             for e, part in share:
@@ -112,14 +122,14 @@ class PackedExperts(nn.Module):
                 read = tuple(r[part] for r in rows)
                 torch.cat([self.scheme.product(read, *matrix) for matrix in both], -1, out=inner[part])
 
-        parallel_for(read_both, list(parts(counts)), x.device)
-        hidden, out = self.scheme.inputs(gated(inner, gates)), x.new_empty(token.numel(), x.shape[-1])
+        parallel_for(read_both, parts(counts), x.device)
+        hidden = self.scheme.inputs(gated(inner, gates))
 
         def read_down(share: Sequence[tuple[int, slice]]) -> None:
             for e, part in share:
                 out[part] = self.scheme.product(tuple(h[part] for h in hidden), *self.one_expert("down_proj", e))
 
-        parallel_for(read_down, list(parts(counts)), x.device)
+        parallel_for(read_down, parts(counts), x.device)
         return F.embedding_bag(place, out, mode="sum"), counts
 
     def one_expert(self, stack: str, expert: int) -> list[Tensor]:

@@ -11,8 +11,8 @@ rounding where sums are taken in another order). `MINGLM_FAST=0` takes the reada
     the same in torch, warm-up KL   keys of the query's document only                all earlier keys, then a mask
     the indexer's choice            compiled C (`model.compiled_choice`)             scores of torch, then the top k
     attention to chosen keys        compiled C (`model.compiled_sparse`)             gathered keys, products of torch
-    the activation of experts       compiled C (`model.compiled_swiglu`)             operations of torch
-    Muon's Newton–Schulz iteration  fused products in parts that fit a cache         the formula
+    experts and their gradients     compiled C (`model.compiled_experts`)            operations of torch
+    Muon's Newton–Schulz iteration  compiled C (`training.compiled_muon`)            the formula
     codes of four or eight bits     compiled C (`quant.compiled_codes`)              taken apart, converted
     W4A8                            one product of all groups                        a product for each group
     a step with jitter, simulated    operations worked off (`sim.training.work_off`)  events of SimPy

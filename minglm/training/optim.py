@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Set
 
 import torch
 from torch import Tensor
 
 from minglm.config import ModelConfig
-from minglm.model.threads import parallel_for
-from minglm.runtime.switch import fast
+from minglm.training import compiled_muon
 
-CACHED_FLOATS = 1 << 17  # numbers of a part of Muon's iteration: half a core's second cache
 # A quintic that pushes singular values in (0, 1] quickly to about [0.7, 1.2], not exactly to 1: fast beats exact here.
 NS_FAST = (3.4445, -4.7750, 2.0315)
 # The Newton–Schulz quintic with an exact fixed point at 1: slower, and converges to the polar factor.
@@ -41,37 +39,13 @@ def orthogonalize(
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices  # wide: the Gram matrix is the smaller one
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + eps)  # Frobenius ≥ spectral, so singular values are in [0, 1]
-    if x.dim() == 3 and x.device.type == "cpu" and fast():
-        x = _iterate(x.contiguous(), steps, coefficients)
+    if compiled_muon.fits(x):
+        x = compiled_muon.iterate(x, steps, coefficients)
     else:
         for _ in range(steps):
             gram = x @ x.mT
             x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if tall else x
-
-
-def _iterate(x: Tensor, steps: int, coefficients: tuple[float, float, float]) -> Tensor:
-    """The same steps on a stack (N, m, n), a few matrices at a time so that they stay in the processor's cache, each
-    step in three products that add in the same pass. Overwrites x."""
-    a, b, c = coefficients
-    m, n = x.shape[1:]
-    step = max(1, CACHED_FLOATS // (2 * m * (m + n)))
-    parts = [slice(start, start + step) for start in range(0, len(x), step)]
-
-    def work(share: Sequence[slice]) -> None:
-        for part in share:
-            now = x[part]
-            after, gram = torch.empty_like(now), now.new_empty(len(now), m, m)
-            poly = torch.empty_like(gram)
-            for _ in range(steps):
-                torch.bmm(now, now.mT, out=gram)
-                torch.baddbmm(gram, gram, gram, beta=b, alpha=c, out=poly)
-                torch.baddbmm(now, poly, now, beta=a, out=after)
-                now, after = after, now
-            x[part] = now
-
-    parallel_for(work, parts, x.device)
-    return x
 
 
 def split_rule(name: str, shape: tuple[int, ...], config: ModelConfig) -> list[tuple[int, int]] | None:

@@ -49,6 +49,12 @@ CORE = {
     "minglm/model/indexer.py": "tests/minglm/model/test_attention.py tests/minglm/model/test_sparse_attention.py",
     "minglm/model/compiled_choice.py": "tests/minglm/model/test_compiled_choice.py",
     "minglm/model/compiled_kl.py": "tests/minglm/model/test_compiled_kl.py",
+    "minglm/model/experts.c": "tests/minglm/model/test_compiled_experts.py",
+    "minglm/model/attend_documents.c": "tests/minglm/model/test_compiled_attention.py",
+    "minglm/model/attend_chosen.c": "tests/minglm/model/test_compiled_attention.py",
+    "minglm/runtime/multiply.h": "tests/minglm/model/test_compiled_experts.py tests/minglm/training/test_optim.py",
+    "minglm/training/muon.c": "tests/minglm/training/test_optim.py",
+    "minglm/quant/codes.c": "tests/minglm/quant",
     "minglm/model/choose.c": "tests/minglm/model/test_compiled_choice.py",
     "minglm/model/learn.c": "tests/minglm/model/test_compiled_kl.py",
     "minglm/runtime/kernels.h": "tests/minglm/model/test_compiled_choice.py tests/minglm/model/test_compiled_kl.py "
