@@ -180,7 +180,10 @@ def _stories(model, tokenizer, count: int, seed: int, mode: str) -> list[Row]:
     begin = [tokenizer.bos, ids["Story"], ids["\n"]]
     seeds = [seed * 1_000_003 + i for i in range(count)]
     made = generate(model, [begin] * count, STORY_TOKENS, temperature=1.0, seed=seeds, stop=(tokenizer.eos,), mode=mode)
-    judged = [check(story.STORY, ["Story", "\n", *(words.get(t, "?") for t in ids)]) for ids in made.tokens]
+    judged = [
+        check(story.STORY, ["Story", "\n", *(words.get(t, "?") for t in ids)], ended)
+        for ids, ended in zip(made.tokens, made.stopped, strict=True)
+    ]
     shuffled = [check(story.STORY, _shuffled(random.Random(f"order/{seed}/{i}"))) for i in range(count)]
     total, mixed = sum(c.sentences for c in judged), sum(c.sentences for c in shuffled)
     rule = "the sentences of a true story in another order"

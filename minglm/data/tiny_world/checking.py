@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from minglm.data.tiny_world.grammar import Reader, Rules, Sentence, fits
+from minglm.data.tiny_world.grammar import Reader, Rules, Sentence, begins, fits
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,12 @@ class Checked:
     consistent: int
 
 
-def check(rules: Rules, tokens: Sequence[str]) -> Checked:
-    """Judge a text of a kind, its title included, sentence by sentence; what is cut off at its end is not judged.
+def check(rules: Rules, tokens: Sequence[str], ended: bool = True) -> Checked:
+    """Judge a text of a kind, its title included, sentence by sentence.
+
+    Args:
+        ended: whether its writer ended it here. Then a sentence without an end, or a question without its answer, is
+            wrong; in a text that was cut at a length, what has rightly begun at its end is not judged.
 
     >>> from minglm.data.tiny_world.story import STORY
     >>> check(STORY, ["Story", "\\n", *"It is a calm morning . It is a hot night in Ambry .".split(" ")])
@@ -34,9 +38,9 @@ def check(rules: Rules, tokens: Sequence[str]) -> Checked:
     while start < len(tokens):
         sentence = fits(rules.templates, tokens[start:])
         if sentence is None:
-            end = next((i for i in range(start, len(tokens)) if tokens[i] in (".", "?", "\n")), None)
-            if end is None:
+            if not ended and begins(rules.templates, tokens[start:]):
                 break
+            end = next((i for i in range(start, len(tokens)) if tokens[i] in (".", "?", "\n")), len(tokens))
             sentences, start = sentences + 1, end + 1
             continue
         sentences, grammatical = sentences + 1, grammatical + 1

@@ -9,6 +9,7 @@ alike.
     write    draws a document
     Reader   follows tokens: probability of each, exact; what the sentence was
     fits     the sentence that tokens begin with, whatever the state says
+    begins   whether a sentence begins with tokens, whatever the state says
 """
 
 from __future__ import annotations
@@ -259,10 +260,27 @@ class Sentence:
 
 def fits(templates: Iterable[Template], tokens: Sequence[str]) -> Sentence | None:
     """The sentence that `tokens` begin with, by the grammar alone; None where no template reads like that."""
-    guesses = [_Guess(1.0, t) for t in templates]
+    guesses = _all(templates)
     for n, token in enumerate(tokens, 1):
-        guesses = [f for g in guesses for f in g.follow(token, {}, loose=True)]
+        guesses = _follow(guesses, token)
         whole = next((g for g in guesses if g.index == len(g.template.items)), None)
         if whole:
             return Sentence(whole.template, whole.bound, n)
     return None
+
+
+def begins(templates: Iterable[Template], tokens: Sequence[str]) -> bool:
+    """Whether a sentence begins with all of `tokens`, by the grammar alone."""
+    guesses = _all(templates)
+    for token in tokens:
+        guesses = _follow(guesses, token)
+    return bool(guesses)
+
+
+def _all(templates: Iterable[Template]) -> list[_Guess]:
+    return [_Guess(1.0, t) for t in templates]
+
+
+def _follow(guesses: list[_Guess], token: str) -> list[_Guess]:
+    """Readings that go on with `token`, with any value of each class."""
+    return [f for g in guesses if g.index < len(g.template.items) for f in g.follow(token, {}, loose=True)]

@@ -11,7 +11,7 @@ import torch
 from minglm.data.shards import IGNORE
 from minglm.data.synthetic_facts import ADJECTIVES, ANIMALS
 from minglm.data.tiny_world import documents, floor, pairs, recall, residents, story
-from minglm.data.tiny_world.checking import check
+from minglm.data.tiny_world.checking import Checked, check
 from minglm.data.tiny_world.grammar import KINDS, Reader, fits, write
 from minglm.data.tiny_world.held_out import is_held_out
 from minglm.data.tiny_world.lexicon import FAMILY, GIVEN, MEN, WOMEN
@@ -271,6 +271,24 @@ def test_checker_accepts_what_is_written_and_finds_what_is_swapped():
         broken = check(story.STORY, [t for t in tokens if t != "the"])
         assert broken.grammatical < broken.sentences
     assert swapped["consistent"] < 0.9 * swapped["sentences"]
+
+
+def test_a_true_story_is_right_wherever_it_is_cut_and_wrong_where_its_writer_breaks_off():
+    for seed in range(2):
+        written = drawn("story", seed)
+        for length in range(1, len(written.tokens) + 1):
+            told = written.tokens[:length]
+            whole = sum(end <= length for end in (*written.starts[1:], len(written.tokens)))
+            assert check(story.STORY, told, ended=False) == Checked(whole, whole, whole), told
+            broken_off = length not in (*written.starts, len(written.tokens))
+            assert check(story.STORY, told).grammatical == whole
+            assert (check(story.STORY, told).sentences > whole) == broken_off, told
+
+
+def test_a_slip_just_before_a_cut_still_counts():
+    begun = ["Story", "\n", *"It is a hot night in Ambry . Where is the".split(" ")]
+    assert check(story.STORY, begun, ended=False) == Checked(2, 2, 2)
+    assert check(story.STORY, [*begun, "sleepy"], ended=False) == Checked(3, 2, 2)  # no sentence goes on like that
 
 
 def test_sentences_in_another_order_stay_grammar_and_lose_their_truth():
