@@ -216,13 +216,16 @@ def _pairwise(size: float, levels: tuple[Level, ...], dedup: float = 1.0) -> flo
         n *= level.fan
     for i, level in enumerate(levels):
         share = (1.0 - inside / n) * dedup if i else (level.fan - 1) / (level.fan if dedup < 1.0 else n)
+        rate = level.bytes_per_s
         if dedup < 1.0:
-            reached = CONSTANTS["dedup_share"][0]
+            rate *= CONSTANTS["dedup_share"][0]
         elif i:
-            reached = measured_network.all_to_all_share(n / inside, size / n) / CONSTANTS["ring_share"][0]
+            ring = CONSTANTS["ring_share"][0]
+            rate = min(rate, ring * measured_network.PORT)  # a wider port than the measured one: no faster, see there
+            rate *= measured_network.all_to_all_share(n / inside, size / n) / ring
         else:
-            reached = CONSTANTS["all_to_all_share"][0]
-        worst = max(worst, size * share / (level.bytes_per_s * reached))
+            rate *= CONSTANTS["all_to_all_share"][0]
+        worst = max(worst, size * share / rate)
         latency = max(latency, min((level.fan - 1) * inside, 64) * level.latency_s / 4)
         inside *= level.fan
     return latency + worst
