@@ -3,8 +3,10 @@
 A question's kind is the first that fits of `KINDS`. Its interval is conformal: the quantiles of measured over simulated
 time of the rows of that kind, each predicted with its stack left out of every fit (`sim.validation.fit`); a kind with
 few rows takes all rows. A stack's rows err alike, and a question is of a stack not seen: so one with many rows speaks
-with `MOST` of them, evenly spaced in order. `coverage` tells how often such an interval, made without a row's stack,
-holds the row; where one stack has most rows of a kind, what is left are all rows, and they say little of that kind.
+with `MOST` of them, evenly spaced in order. A kind of fewer than `FEW_STACKS` stacks does not know which way the next
+one errs, nor how far: its factors count both ways, as themselves and inverted, and their logarithms are stretched as
+Student's prediction interval of a new member is over the normal one (`widened`). `coverage` tells how often such an
+interval, made without a row's stack, holds the row.
 
     python -m sim.validation.coverage --write    # data/left_out.yaml, which intervals are read from
 """
@@ -13,12 +15,14 @@ from __future__ import annotations
 
 import functools
 import math
+import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from minglm import atomic, datafiles
 from minglm.errors import InputError
+from minglm.evals.statistics import t_quantile
 from sim.base.documents import read_mapping
 from sim.scenario.build import Run
 from sim.spec.hardware import Chip
@@ -31,6 +35,7 @@ ALONE = "experts, few tokens"  # they wait for their hosts, which no other kind 
 KINDS = ("ascend", "more than 4,096 chips", "long context", ALONE, "moe", "fp8", "dense")
 FEW = 10  # rows under which a kind's own errors say too little
 MOST = 12  # rows that one stack speaks with in an interval
+FEW_STACKS = 7  # stacks under which what has been seen of a kind says too little of the next stack
 LONG, MANY = 32_768, 4_096
 FEW_TOKENS = 2_048  # of a micro-batch on one chip: an expert layer's kernels are then about as short as their issue
 SHARES = (0.5, 0.8)
@@ -121,10 +126,25 @@ def spoken(rows: Iterable[LeftOut]) -> list[float]:
     return out
 
 
+def widened(factors: Sequence[float], stacks: int) -> list[float]:
+    """The factors of a kind for a stack that is not among the `stacks` seen; the same from `FEW_STACKS` on.
+
+    With mean and spread estimated from K members, 80% of new ones lie within t(K−1)·√(1 + 1/K) spreads, not z.
+    """
+    if stacks >= FEW_STACKS:
+        return list(factors)
+    known = max(stacks, 2)
+    stretch = t_quantile(known - 1, SHARES[1]) * math.sqrt(1.0 + 1.0 / known)
+    stretch /= statistics.NormalDist().inv_cdf(0.5 + SHARES[1] / 2)
+    return [one**power for one in factors for power in (stretch, -stretch)]
+
+
 def of_kind(rows: Sequence[LeftOut], kind: str) -> list[float]:
-    """The factors of a kind, or of all but `ALONE` where it has fewer than `FEW` rows."""
+    """The factors of a kind, or of all but `ALONE` where a kind beside it has fewer than `FEW` rows."""
     own = [row for row in rows if row.kind == kind]
-    return spoken(own if len(own) >= FEW else [row for row in rows if row.kind != ALONE])
+    if kind != ALONE and len(own) < FEW:
+        return spoken(row for row in rows if row.kind != ALONE)
+    return widened(spoken(own), len({row.stack for row in own}))
 
 
 def coverage(rows: Sequence[LeftOut]) -> dict[str, Any]:
@@ -172,20 +192,22 @@ def left_out_factors(kind: str) -> tuple[float, ...]:
     if kind not in KINDS:
         raise InputError(f"kind {kind!r}: not one of {', '.join(KINDS)}")
     table = read_mapping(datafiles.data("left_out.yaml"))
-    own = [float(v) for v in table.get(kind) or ()]
-    if len(own) < FEW:
-        own = [float(v) for name, some in table.items() if name != ALONE for v in some or ()]
-    return tuple(own)
+    factors = {name: [float(v) for v in table.get(name) or ()] for name in KINDS}
+    if kind != ALONE and len(factors[kind]) < FEW:
+        return tuple(v for name, some in factors.items() if name != ALONE for v in some)
+    return tuple(widened(factors[kind], int(table["stacks"][kind])))
 
 
 def as_text(rows: Iterable[LeftOut]) -> str:
     """The content of data/left_out.yaml."""
     rows = list(rows)
     by_kind = {kind: spoken(row for row in rows if row.kind == kind) for kind in KINDS}
+    stacks = {kind: len({row.stack for row in rows if row.kind == kind}) for kind in KINDS}
     lines = [
         "# Measured over simulated step time of rows whose software stack was left out of every fit, by kind.",
         f"# A stack with more than {MOST} rows of a kind speaks with {MOST} of them, evenly spaced in order.",
         "# Written by `python -m sim.validation.coverage --write`; do not edit by hand.",
+        f"stacks: {{{', '.join(f'{kind!r}: {n}' for kind, n in stacks.items())}}}",
     ]
     lines += [f"{kind}: [{', '.join(f'{v:.4f}' for v in sorted(some))}]" for kind, some in by_kind.items()]
     return "\n".join(lines) + "\n"
