@@ -43,10 +43,10 @@ CONSTANTS = {
     ),
     "wide_port_gain": (
         1.0,
-        "fitted",
-        "how much faster than over the measured port of 50 GB/s an all-to-all of a training step goes over a wider one: "
-        "experts over eight nodes of B200 and of B300, whose ports are twice as wide, took as long (Megatron-Bridge "
-        "26.02, GPT-OSS), and so did three models over EFA; alone, nccl-tests reach 1.8 times as much; range 1.0 to 1.8",
+        "assumed",
+        "how much faster an all-to-all of a training step goes over a port wider than the measured 50 GB/s: experts "
+        "over eight nodes of B200 and of B300, whose ports are twice as wide, took as long (Megatron-Bridge 26.02, "
+        "GPT-OSS), and so did three models over EFA; alone, nccl-tests reach 1.8 times as much; range 1.0 to 1.8",
     ),
     "gradient_share": (
         0.78,
