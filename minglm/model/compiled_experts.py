@@ -20,7 +20,9 @@ from minglm.model import native
 from minglm.model.threads import parallel_for
 
 SOURCE = Path(__file__).with_name("experts.c")
+AS_IT_IS = (0, 0)  # no rounding between the two products
 ROWS = 256  # of the activation alone: a part of the work, small enough that each thread has some
+_ROUNDING = ("rounding", "tile")
 _ARRAYS = (
     *("x", "gate_up", "down", "gate", "token", "inner", "out"),
     *("d_out", "d_rows", "d_gate_up", "d_down", "d_gate"),
@@ -28,7 +30,7 @@ _ARRAYS = (
 
 
 class _Experts(ctypes.Structure):
-    _fields_ = [("C", ctypes.c_int64), ("F", ctypes.c_int64), *((n, ctypes.c_void_p) for n in _ARRAYS)]
+    _fields_ = [*((n, ctypes.c_int64) for n in ("C", "F", *_ROUNDING)), *((n, ctypes.c_void_p) for n in _ARRAYS)]
 
 
 def fits(*tensors: Tensor) -> bool:
@@ -56,10 +58,12 @@ def gated(inner: Tensor, gate: Tensor) -> Tensor:
     return hidden
 
 
-def _run(name: str, parts: Sequence[tuple[int, slice]], **held: Tensor) -> None:
+def _run(name: str, parts: Sequence[tuple[int, slice]], rounding: tuple[int, int], **held: Tensor) -> None:
     """Call a function of the code on experts, (expert, its choices) each; those with most work are begun first."""
     code, (_, C, F) = native.code(SOURCE), held["down"].shape
-    what = _Experts(C=C, F=F, **{n: native.address(held.get(n)) for n in _ARRAYS})
+    what = _Experts(
+        C=C, F=F, **dict(zip(_ROUNDING, rounding, strict=True)), **{n: native.address(held.get(n)) for n in _ARRAYS}
+    )
 
     def work(share: Sequence[tuple[int, slice]]) -> int:
         table = native.table([(e, choices.start, choices.stop) for e, choices in share])
@@ -70,13 +74,13 @@ def _run(name: str, parts: Sequence[tuple[int, slice]], **held: Tensor) -> None:
         raise MemoryError(f"experts of {C} × {F}: no room for the rows between two products")
 
 
-def one(
-    x: Tensor, gate_up: Tensor, down: Tensor, gate: Tensor, token: Tensor, choices: slice, inner: Tensor, out: Tensor
-) -> None:
-    """One expert's matrices (2F, C) and (C, F) on its own choices, into its rows of `inner` and `out`; the rest as in
-    `experts`."""
-    held = dict(x=x, gate_up=gate_up, down=down.unsqueeze(0), gate=gate, token=token, inner=inner, out=out)
-    _run("forward", [(0, choices)], **held)
+def one(matrices: tuple[Tensor, Tensor], choices: slice, rounding: tuple[int, int], **held: Tensor) -> None:
+    """One expert's matrices (2F, C) and (C, F) on its own choices, into its rows of `inner` (n, 2F) and `out` (n, C).
+
+    rounding: of what the second matrix multiplies, (0, 0) for none, (8, tile) to e4m3, (1, 0) to whole numbers.
+    held: x, gate and token as in `experts`, inner and out."""
+    gate_up, down = matrices
+    _run("forward", [(0, choices)], rounding, gate_up=gate_up, down=down.unsqueeze(0), **held)
 
 
 class _GroupedSwiGLU(torch.autograd.Function):
@@ -85,7 +89,7 @@ class _GroupedSwiGLU(torch.autograd.Function):
         held = dict(x=x.contiguous(), gate_up=gate_up.contiguous(), down=down.contiguous(), gate=gate.contiguous())
         held |= dict(token=token.contiguous(), inner=x.new_empty(len(token), gate_up.shape[1]))
         out = x.new_empty(len(token), x.shape[1])
-        _run("forward", parts, **held, out=out)
+        _run("forward", parts, AS_IT_IS, **held, out=out)
         ctx.save_for_backward(*held.values(), place)
         ctx.names, ctx.parts = tuple(held), parts
         return functional.embedding_bag(place, out, mode="sum")
@@ -100,7 +104,7 @@ class _GroupedSwiGLU(torch.autograd.Function):
         for e in set(range(len(held["down"]))) - chosen:
             made["d_gate_up"][e], made["d_down"][e] = 0.0, 0.0
         d_rows = grad.new_empty(len(held["token"]), grad.shape[1])
-        _run("backward", ctx.parts, **held, **made, d_out=grad.contiguous(), d_rows=d_rows)
+        _run("backward", ctx.parts, AS_IT_IS, **held, **made, d_out=grad.contiguous(), d_rows=d_rows)
         d_x = functional.embedding_bag(place, d_rows, mode="sum")
         return d_x, *made.values(), None, None, None
 

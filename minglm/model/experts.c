@@ -8,6 +8,7 @@ holds what silu is taken of, then what it is multiplied by. */
 
 #include "kernels.h"
 #include "multiply.h"
+#include "rounding.h"
 
 /* hidden (n, F) = silu(g) · u · gate, gate (n,), of rows first to last - 1 */
 void swiglu(const float *inner, const float *gate, long first, long last, long F, float *hidden) {
@@ -46,6 +47,7 @@ void swiglu_backward(const float *inner, const float *gate, const float *d_hidde
 
 struct experts {
     int64_t C, F;
+    int64_t rounding, tile; /* of `hidden`: 0 none; 8 to e4m3, a scale for each `tile` neighbours; 1 to whole numbers */
     const float *x, *gate_up, *down, *gate; /* (N, C), (E, 2F, C), (E, C, F), (n,) */
     const int64_t *token;                   /* (n,): whose row a choice reads */
     float *inner, *out;                     /* (n, 2F), (n, C) */
@@ -57,13 +59,23 @@ static void gather(const float *from, const int64_t *token, long n, long C, floa
     for (long i = 0; i < n; i++) memcpy(to + i * C, from + token[i] * C, (size_t)C * sizeof(float));
 }
 
+/* hidden (n, F) rounded as a format does that rounds what it multiplies, and multiplied back; scales (n,) is room */
+static void rounded(const struct experts *e, const float *hidden, long n, float *out, float *scales) {
+    if (e->rounding == 8) to_fp8(hidden, n, e->F, e->tile, out);
+    else {
+        to_int8(hidden, n, e->F, out, scales);
+        for (long i = 0; i < n; i++)
+            for (long f = 0; f < e->F; f++) out[i * e->F + f] *= scales[i];
+    }
+}
+
 /* inner and out of `count` experts: (expert, its first choice, the one after its last). 1 where there is no room. */
 int forward(const struct experts *e, const int64_t *share, int64_t count) {
     const long C = e->C, F = e->F;
-    float *room = malloc((PACKED(C, 2 * F) + PACKED(F, C) + ROWS * (C + F)) * sizeof(float));
+    float *room = malloc((PACKED(C, 2 * F) + PACKED(F, C) + ROWS * (C + 2 * F + 1)) * sizeof(float));
     if (!room) return 1;
     float *packed_up = room, *packed_down = packed_up + PACKED(C, 2 * F), *rows = packed_down + PACKED(F, C),
-          *hidden = rows + ROWS * C;
+          *hidden = rows + ROWS * C, *room_for_rounded = hidden + ROWS * F;
     for (; count > 0; count--, share += 3) {
         const float *gate_up = e->gate_up + share[0] * 2 * F * C, *down = e->down + share[0] * C * F;
         const int few = share[2] - share[1] < FEW;
@@ -78,8 +90,13 @@ int forward(const struct experts *e, const int64_t *share, int64_t count) {
             if (few) product(gate_up, rows, C, inner, 2 * F, 2 * F, C, n, 0);
             else multiply(rows, C, 1, packed_up, inner, 2 * F, n, C, 2 * F, 0);
             swiglu(inner, e->gate + at, 0, n, F, hidden);
-            if (few) product(down, hidden, F, out, C, C, F, n, 0);
-            else multiply(hidden, F, 1, packed_down, out, C, n, F, C, 0);
+            const float *read = hidden;
+            if (e->rounding) {
+                rounded(e, hidden, n, room_for_rounded, room_for_rounded + ROWS * F);
+                read = room_for_rounded;
+            }
+            if (few) product(down, read, F, out, C, C, F, n, 0);
+            else multiply(read, F, 1, packed_down, out, C, n, F, C, 0);
         }
     }
     free(room);

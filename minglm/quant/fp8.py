@@ -94,9 +94,9 @@ class Fp8:
         return {"values": ((rows, width), torch.float8_e4m3fn), "scale_inv": (blocks, torch.float32)}
 
     @property
-    def rounds_inputs(self) -> bool:
-        """Whether activations are rounded too."""
-        return self.fp8_inputs
+    def rounding(self) -> tuple[int, int]:
+        """How activations are rounded, as `minglm.model.compiled_experts.one` is told."""
+        return (8, self.block) if self.fp8_inputs else (0, 0)
 
     def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """x (…, I) as `product` takes it, (…, I)."""

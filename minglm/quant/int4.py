@@ -96,9 +96,9 @@ class Int4:
         return {"packed": ((rows, width // 2), torch.uint8), "scale": ((rows, width // self.group), torch.bfloat16)}
 
     @property
-    def rounds_inputs(self) -> bool:
-        """Whether activations are rounded too."""
-        return self.int8_inputs
+    def rounding(self) -> tuple[int, int]:
+        """How activations are rounded, as `minglm.model.compiled_experts.one` is told."""
+        return (1, 0) if self.int8_inputs else (0, 0)
 
     def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """x (…, I) as `product` takes it: itself, or whole numbers (…, I) and scales (…, 1)."""

@@ -82,9 +82,9 @@ class Int8:
         return {"codes": ((rows, width), torch.int8), "scale": ((rows, 1), torch.float32)}
 
     @property
-    def rounds_inputs(self) -> bool:
-        """Whether activations are rounded too."""
-        return self.int8_inputs
+    def rounding(self) -> tuple[int, int]:
+        """How activations are rounded, as `minglm.model.compiled_experts.one` is told."""
+        return (1, 0) if self.int8_inputs else (0, 0)
 
     def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """x (…, I) as `product` takes it: itself, or whole numbers (…, I) and scales (…, 1)."""

@@ -101,26 +101,30 @@ class PackedExperts(nn.Module):
         """x (N, C), chosen (N, K), gates (N, K) → output (N, C) and tokens per expert (E,) int64."""
         experts = len(self.quantised_parts("down_proj")[0])
         token, gates, place, counts = by_expert(chosen, gates.to(x.dtype), experts)
-        rows = tuple(part.index_select(0, token) for part in self.scheme.inputs(x))  # rounded once for all experts
+        rows = self.scheme.inputs(x)  # rounded once for all experts
         width = sum(self.quantised_parts(stack)[0].shape[1] for stack in ("gate_proj", "up_proj"))
         inner, out = x.new_empty(token.numel(), width), x.new_empty(token.numel(), x.shape[-1])  # (N·K, 2F), (N·K, C)
 
-        def as_in_training(share: Sequence[tuple[int, slice]]) -> None:
-            for e, part in share:
-                gate, up, down = (self.scheme.dequantize(*self.one_expert(stack, e)) for stack in self.STACKS)
-                compiled_experts.one(x, torch.cat((gate, up)), down, gates, token, part, inner, out)
+        if compiled_experts.fits(x, gates):
+            read = rows[0] if len(rows) == 1 else rows[0] * rows[1]  # whole numbers times their scale
 
-        if not self.scheme.rounds_inputs and compiled_experts.fits(x, gates):
-            parallel_for(as_in_training, parts(counts), x.device)
+            def whole(share: Sequence[tuple[int, slice]]) -> None:
+                for e, part in share:
+                    matrices = [self.scheme.dequantize(*matrix) for matrix in self.gate_and_up(e)]
+                    both = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
+                    down = self.scheme.dequantize(*self.one_expert("down_proj", e))
+                    compiled_experts.one((both, down), part, self.scheme.rounding, x=read, **held)
+
+            held = dict(gate=gates, token=token, inner=inner, out=out)
+            parallel_for(whole, parts(counts), x.device)
             return F.embedding_bag(place, out, mode="sum"), counts
+
+        rows = tuple(part.index_select(0, token) for part in rows)
 
         def read_both(share: Sequence[tuple[int, slice]]) -> None:
             for e, part in share:
-                both = [self.one_expert(stack, e) for stack in ("gate_proj", "up_proj")]
-                if self.scheme.rows_apart:  # one product, as training takes it
-                    both = [[torch.cat(pair) for pair in zip(*both, strict=True)]]
                 read = tuple(r[part] for r in rows)
-                torch.cat([self.scheme.product(read, *matrix) for matrix in both], -1, out=inner[part])
+                torch.cat([self.scheme.product(read, *matrix) for matrix in self.gate_and_up(e)], -1, out=inner[part])
 
         parallel_for(read_both, parts(counts), x.device)
         hidden = self.scheme.inputs(gated(inner, gates))
@@ -131,6 +135,11 @@ class PackedExperts(nn.Module):
 
         parallel_for(read_down, parts(counts), x.device)
         return F.embedding_bag(place, out, mode="sum"), counts
+
+    def gate_and_up(self, expert: int) -> list[list[Tensor]]:
+        """Parts of both matrices: of one that holds the rows of both, as training has it, where the format can."""
+        both = [self.one_expert(stack, expert) for stack in ("gate_proj", "up_proj")]
+        return [[torch.cat(pair) for pair in zip(*both, strict=True)]] if self.scheme.rows_apart else both
 
     def one_expert(self, stack: str, expert: int) -> list[Tensor]:
         """Parts of one expert's matrix."""

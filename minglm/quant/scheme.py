@@ -6,7 +6,7 @@ tensors named by `parts`, and share these calls:
     fake_quantize(weight)    (…, O, I) → the same as inference will see it
     shapes(rows, width)      shape and dtype of each part of a matrix
     linear(x, *parts)        x (…, I) → (…, O), in two steps:
-    rounds_inputs            whether activations are rounded too
+    rounding                 the same for compiled experts
     inputs(x)                x as a product takes it, rounded where the format rounds activations
     rows_apart               whether rows of two matrices may be put together, part by part
     product(inputs, *parts)  → (…, O); one call of `inputs` serves every matrix that reads x
