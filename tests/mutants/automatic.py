@@ -53,6 +53,7 @@ CORE = {
     "minglm/model/attend_documents.c": "tests/minglm/model/test_compiled_attention.py",
     "minglm/model/attend_chosen.c": "tests/minglm/model/test_compiled_attention.py",
     "minglm/runtime/multiply.h": "tests/minglm/model/test_compiled_experts.py tests/minglm/training/test_optim.py",
+    "minglm/runtime/rounding.h": "tests/minglm/quant",
     "minglm/training/muon.c": "tests/minglm/training/test_optim.py",
     "minglm/quant/codes.c": "tests/minglm/quant",
     "minglm/model/choose.c": "tests/minglm/model/test_compiled_choice.py",
