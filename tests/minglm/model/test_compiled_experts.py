@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from minglm.model import compiled_experts, moe
+from minglm.quant.fp8 import Fp8
+from minglm.quant.int4 import Int4
 from minglm.runtime import compiled
 from minglm.runtime.switch import VARIABLE
 
@@ -94,3 +96,24 @@ def test_the_bits_do_not_hang_on_the_threads():
             found.append([out, *torch.autograd.grad(out.square().sum(), mine)])
     for others in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+
+
+@pytest.mark.parametrize(
+    "scheme", [Int4(group=4), Int4(group=4, int8_inputs=True), Fp8(block=5), Fp8(block=64)], ids=repr
+)
+@pytest.mark.parametrize("rows", [3, 40])  # one dot after another, and in blocks
+def test_what_a_format_rounds_is_rounded_between_the_products(scheme, rows, monkeypatch):
+    g = torch.Generator().manual_seed(rows)
+    x, gate = torch.randn(rows, 12, generator=g), torch.rand(rows, 1, generator=g)
+    gate_up, down = torch.randn(16, 12, generator=g), torch.randn(12, 8, generator=g)
+    inner, out = torch.full((rows + 2, 16), 7.0), torch.full((rows + 2, 12), 7.0)
+    held = dict(x=x, gate=gate, token=torch.arange(rows).flip(0), inner=inner, out=out)
+    compiled_experts.one((gate_up, down), slice(0, rows), scheme.rounding, **held)
+    monkeypatch.setenv(VARIABLE, "0")
+    rounded = scheme.inputs(moe.gated(x.flip(0) @ gate_up.T, gate))
+    read = rounded[0] if len(rounded) == 1 else rounded[0] * rounded[1]
+    assert torch.equal(read, moe.gated(x.flip(0) @ gate_up.T, gate)) == (scheme.rounding == (0, 0))
+    # a number on the border between two codes may fall on either side: hardly any row has one
+    assert (inner[rows:] == 7).all() and (out[rows:] == 7).all(), "rows of somebody else's"
+    wrong = (out[:rows] - read @ down.T).abs().amax(-1) > 1e-4
+    assert wrong.float().mean() < 0.1
