@@ -6,6 +6,7 @@ import math
 
 from minglm import __version__
 from minglm.errors import InputError
+from sim.base.tape import Number
 
 
 def check_finite(value: object, where: str = "result") -> None:
@@ -18,6 +19,13 @@ def check_finite(value: object, where: str = "result") -> None:
             check_finite(v, where)
     elif isinstance(value, float) and (not math.isfinite(value) or value < -1e-9):
         raise InputError(f"{where}={value}: an input is out of range; check peaks, bandwidths, prices and batch")
+
+
+def is_at_least(value: object, least: float) -> bool:
+    """Whether it is a finite number of at least `least`."""
+    if isinstance(value, Number):
+        return bool(value >= least) and bool(value < math.inf)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= least
 
 
 def versions() -> dict[str, str]:

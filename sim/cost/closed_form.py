@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from sim.base.tape import least, most
 from sim.cost.step_costs import StepCosts
 
 DEFERRED = ("zb-h1", "zb-v", "dualpipe", "dualpipe-v")  # schedules that put weight gradients off to fill their ramps
@@ -77,16 +78,16 @@ def loads(
     return Loads(
         n,
         chunks,
-        max(work),
+        most(*work),
         left,
-        max(fwd),
-        max(back),
+        most(*fwd),
+        most(*back),
         (sum(fwd) / n / chunks, sum(bwd) / n / chunks, sum(wgt) / n / chunks),
         tuple(reversed(rest)),
         sum(hide),
-        max(w - h for w, h in zip(work, hide, strict=True)),
+        most(*(w - h for w, h in zip(work, hide, strict=True))),
         tuple({(k, k - h, w / chunks) for k, h, w in zip(work, hide, wgt, strict=True)}),
-        min(back),
+        least(*back),
     )
 
 
@@ -97,7 +98,7 @@ def loads_of(costs: StepCosts) -> Loads:
         [sum(c.backward_input_s for c in row) for row in costs.chunks],
         [sum(c.backward_weight_s for c in row) for row in costs.chunks],
         [
-            sum(min(c.forward_comm_s + c.backward_comm_s, c.forward_s, c.backward_s) for c in row)
+            sum(least(c.forward_comm_s + c.backward_comm_s, c.forward_s, c.backward_s) for c in row)
             for row in costs.chunks
         ],
         max(len(row) for row in costs.chunks),
@@ -128,8 +129,8 @@ def pipeline_of(work: Loads, m: int, p2p: float, schedule: str, overlap_p2p: boo
         if v == 1:
             # a rank r keeps P−r micro-batches in flight: the round trip to the last rank and back must fit in their
             # work
-            round_trip = max((rest * slow + 2 * (P - 1 - r) * p2p) / (P - r) for r, rest in enumerate(work.rest))
-            time = (m - 1) * max(busy, round_trip) + total + 2 * (P - 1) * p2p
+            round_trip = most(*((rest * slow + 2 * (P - 1 - r) * p2p) / (P - r) for r, rest in enumerate(work.rest)))
+            time = (m - 1) * most(busy, round_trip) + total + 2 * (P - 1) * p2p
             return time, time - m * busy
         time = m * busy + (total - busy) / v + 2 * (P * v - 1) * p2p
         if not overlap_p2p:
@@ -139,11 +140,11 @@ def pipeline_of(work: Loads, m: int, p2p: float, schedule: str, overlap_p2p: boo
     paces = [(k * slow, s * slow, w * slow) for k, s, w in work.paces]
     # any rank can set the pace: the ramp takes long where its weight gradients, which fill it, are short
     if schedule == "zb-h1":
-        time = max(m * work_r + (P - 1) * max(F + B - w, F, B) for work_r, _, w in paces) + 4 * (P - 1) * p2p
+        time = most(*(m * work_r + (P - 1) * most(F + B - w, F, B) for work_r, _, w in paces)) + 4 * (P - 1) * p2p
         return time, time - m * busy
     if schedule == "zb-v":
         time = (
-            max(m * work_r + (P - 1) * max(F + B - 2 * w, 2 * (B - w), F, B, w) for work_r, _, w in paces)
+            most(*(m * work_r + (P - 1) * most(F + B - 2 * w, 2 * (B - w), F, B, w) for work_r, _, w in paces))
             + (5 * P - 7) * p2p
         )
         return time, time - m * busy
@@ -157,7 +158,7 @@ def pipeline_of(work: Loads, m: int, p2p: float, schedule: str, overlap_p2p: boo
         P - 5, 0
     )  # behind a busier rank some fall into its shadow: not counted off
     time = (
-        max(m * share * steady + ramp * max(pair + (B + W) - 3 * w, 0.0) for _, steady, w in paces)
+        most(*(m * share * steady + ramp * most(pair + (B + W) - 3 * w, 0.0) for _, steady, w in paces))
         + unpaired
         + messages * p2p
     )
@@ -233,6 +234,6 @@ def exposed_behind(backward_s: float, ranks: int, v: int, m: int, reduce: float,
     chunk = backward_s / v
     # interleaving finishes a chunk's gradients P micro-batches of backwards before the next chunk's
     early, last = reduce * (v - 1) / v, reduce / v
-    waiting = max(early - dp_hidden * (v - 1) * min(ranks, m) * chunk, 0.0)
+    waiting = most(early - dp_hidden * (v - 1) * min(ranks, m) * chunk, 0.0)
     buckets = 8  # the last bucket has nothing to hide under
-    return max(waiting + last - dp_hidden * chunk, last / buckets * (1 - dp_hidden))
+    return most(waiting + last - dp_hidden * chunk, last / buckets * (1 - dp_hidden))

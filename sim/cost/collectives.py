@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 
 from minglm.errors import InputError, nearest
+from sim.base.tape import least, most
 from sim.cost import measured_network
 from sim.spec.hardware import Cluster, Tier
 
@@ -136,8 +137,8 @@ def _flat(levels: tuple[Level, ...]) -> tuple[int, float, float]:
     """
     n, rate, latency, inside = 1, math.inf, 0.0, 1
     for level in levels:
-        rate = min(rate, level.bytes_per_s * inside)
-        latency = max(latency, level.latency_s)
+        rate = least(rate, level.bytes_per_s * inside)
+        latency = most(latency, level.latency_s)
         inside *= level.fan
         n *= level.fan
     return n, rate, latency
@@ -229,12 +230,12 @@ def _pairwise(size: float, levels: tuple[Level, ...], dedup: float = 1.0) -> flo
             rate *= CONSTANTS["dedup_share"][0]
         elif i:
             ring = CONSTANTS["ring_share"][0]
-            rate = min(rate, ring * measured_network.PORT * CONSTANTS["wide_port_gain"][0])
+            rate = least(rate, ring * measured_network.PORT * CONSTANTS["wide_port_gain"][0])
             rate *= measured_network.all_to_all_share(n / inside, size / n) / ring
         else:
             rate *= CONSTANTS["all_to_all_share"][0]
-        worst = max(worst, size * share / rate)
-        latency = max(latency, min((level.fan - 1) * inside, 64) * level.latency_s / 4)
+        worst = most(worst, size * share / rate)
+        latency = most(latency, min((level.fan - 1) * inside, 64) * level.latency_s / 4)
         inside *= level.fan
     return latency + worst
 
@@ -278,7 +279,7 @@ def time(kind: str, size: float, levels: tuple[Level, ...], algorithm: str = "au
     if algorithm != "auto":
         return start + options[algorithm](kind, size, levels)
     names = ["ring", "hierarchical"] + (["tree"] if kind in ("all_reduce", "broadcast") else [])
-    return start + min(options[name](kind, size, levels) for name in names)
+    return start + least(*(options[name](kind, size, levels) for name in names))
 
 
 def p2p(cluster: Cluster, size: float, distance: int) -> float:

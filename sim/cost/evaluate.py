@@ -64,7 +64,7 @@ def in_closed_form(
         )
     costed = estimate(model, cluster, plan, workload, precision, stack)
     seconds = step_of_estimate(costed, plan).total_s
-    if not math.isfinite(seconds) or seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise InputError(f"a step of {seconds} s: an input is out of range; check peaks, bandwidths and batch")
     return costed, need, seconds, straggler(plan.num_chips, costed.stack.jitter)
 

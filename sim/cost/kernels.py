@@ -19,6 +19,7 @@ import functools
 import math
 from dataclasses import dataclass
 
+from sim.base.tape import call, least, most
 from sim.cost import measured
 from sim.cost.operators import Op
 from sim.spec.hardware import Chip
@@ -95,6 +96,14 @@ MEASURED_AT_W = {"a100": 400.0, "h100": 700.0, "h200": 700.0, "b200": 1000.0, "b
 _BACKWARD_OF = {"a100": "a100", "h100": "h200", "h200": "h200"}
 
 
+def _over_roofline(grid: measured.MatmulGrid, m: float, n: float, k: float) -> float:
+    return grid.over_roofline(m, n, k)
+
+
+def _held(grid: measured.MatmulGrid) -> float:
+    return grid.held
+
+
 @dataclass(frozen=True)
 class Kernels:
     """Kernel times on one chip under one software stack (its attention kernel, its scalars)."""
@@ -121,13 +130,13 @@ class Kernels:
         if "fp8" in chip.peak_flops:
             peak8 = chip.peak("fp8").value
             low = chip.max_matmul_flops_fp8.value if chip.max_matmul_flops_fp8 else best * peak8 / wide
-        return {False: best * self.clock, True: max(low, best) * self.clock}
+        return {False: best * self.clock, True: most(low, best) * self.clock}
 
     @functools.cached_property
     def clock(self) -> float:
         """Clock under this board's power over that of the measured board; 1 where it has as much or none was."""
         reference = MEASURED_AT_W.get(self.chip.tables, 0.0)
-        return min(1.0, self.chip.power_w.value / reference) ** _c("power_exponent") if reference else 1.0
+        return least(1.0, self.chip.power_w.value / reference) ** _c("power_exponent") if reference else 1.0
 
     @functools.cached_property
     def cores(self) -> int:
@@ -149,7 +158,7 @@ class Kernels:
         tables, chip = self.chip.tables, self.chip
         if not tables:  # a probe's points fill a grid of their own
             peak, bandwidth = chip.peak("bf16").value, chip.memory_bytes_per_s.value
-            own = measured.grid_of_points(chip.matmul_points, peak, bandwidth) if chip.matmul_points else None
+            own = call(measured.grid_of_points, chip.matmul_points, peak, bandwidth) if chip.matmul_points else None
             return {False: own, True: own}
         wide = measured.matmul_grid(tables, "bfloat16")
         low = measured.matmul_grid(tables, self.fp8_kernel) if "fp8" in self.chip.peak_flops else None
@@ -172,10 +181,10 @@ class Kernels:
         if key not in self._times:
             grid = self._grids[low]
             assert grid is not None
-            seconds = grid.over_roofline(m, n, k) * measured.roofline(m, n, k, *self._roofs[low])
+            seconds = call(_over_roofline, grid, m, n, k) * measured.roofline(m, n, k, *self._roofs[low])
             # no long run is faster than the largest of the short ones, which their power limit slowed already
-            held = grid.held * self.clock / self.scale if self.long_run else self.matmul_flops[low]
-            self._times[key] = max(seconds, 2.0 * m * n * k / min(held, self.matmul_flops[low]))
+            held = call(_held, grid) * self.clock / self.scale if self.long_run else self.matmul_flops[low]
+            self._times[key] = most(seconds, 2.0 * m * n * k / least(held, self.matmul_flops[low]))
         return self._times[key]
 
     @functools.cached_property
@@ -183,9 +192,10 @@ class Kernels:
         """Measured points as (log smallest side, log product of the others, log measured/generic)."""
         chip, rows = self.chip, []
         for m, n, k, rate in chip.matmul_points:
-            generic = 2.0 * m * n * k / (self.matmul_flops[False] * tile_share(m, n, k, 1.0, self.cores, self._fill))
+            share = call(tile_share, m, n, k, 1.0, self.cores, self._fill)
+            generic = 2.0 * m * n * k / (self.matmul_flops[False] * share)
             a, b, c = sorted((m, n, k))
-            rows.append((math.log(a), math.log(b * c), math.log(2.0 * m * n * k / rate / generic)))
+            rows.append((math.log(a), math.log(b * c), call(math.log, 2.0 * m * n * k / rate / generic)))
         return tuple(rows)
 
     def _correction(self, m: float, n: float, k: float) -> float:
@@ -199,7 +209,7 @@ class Kernels:
         for px, py, value in self._points:
             w = 1.0 / ((px - x) ** 2 + (py - y) ** 2 + 1e-3) ** 2
             total, weight = total + w * value, weight + w
-        return math.exp(total / weight)
+        return call(math.exp, total / weight)
 
     def _matmul(self, op: Op) -> float:
         # a loop on a few streams fills half of the gaps that single matmuls leave (assumed)
@@ -210,31 +220,32 @@ class Kernels:
             times = op.flops / (
                 2.0 * op.m * op.n * op.k * op.batch
             )  # products of this shape (Newton-Schulz takes many)
-            return max(self._measured_matmul(rows * share, op.n, op.k, op.low) * times * op.batch / share, memory)
-        compute = op.flops / (self.matmul_flops[op.low] * tile_share(op.m, op.n, op.k, share, self.cores, self._fill))
+            return most(self._measured_matmul(rows * share, op.n, op.k, op.low) * times * op.batch / share, memory)
+        filled = call(tile_share, op.m, op.n, op.k, share, self.cores, self._fill)
+        compute = op.flops / (self.matmul_flops[op.low] * filled)
         if self._points:
             compute *= self._correction(op.m, op.n, op.k)  # of the compute roof alone: bandwidth has its own
         p = _c("roof_norm")
-        high, other = max(compute, memory), min(compute, memory)
-        return high * (1.0 + (other / high) ** p) ** (1.0 / p) if high > 0 else 0.0
+        high, other = most(compute, memory), least(compute, memory)
+        return high * (1.0 + (other / high) ** p) ** (1.0 / p) if op.flops or op.bytes else 0.0
 
     def _attention(self, op: Op) -> float:
         memory, tables, width = op.bytes / self.bandwidth, self.chip.tables, op.n or op.k
         heads = max(op.batch, 1.0)
         rate = measured.attention_flops_per_s(tables, op.m, heads, op.k, width) if tables else None
         if rate is None and self.chip.attention_points:
-            return max(self._probed_attention(op, heads), memory)
+            return most(self._probed_attention(op, heads), memory)
         if rate is None:
             share = self.attention_backward if op.backward else self.attention_forward
             rate = self.matmul_flops[False] * share * op.m / (op.m + self.attention_half) * min(1.0, op.k / 128) ** 0.4
-            return max(op.flops * op.slow / rate, memory)
+            return most(op.flops * op.slow / rate, memory)
         forward = op.flops * op.slow / (rate * self.clock * self.attention_ratio)
         if op.backward:
             longer = 2.5 * self.attention_forward / self.attention_backward
             if op.k != width:
                 longer = measured.backward_over_forward(_BACKWARD_OF.get(tables, "gb200"), op.m) or longer
             forward *= longer / 2.5  # its FLOPs are 2.5 times the forward's
-        return max(forward, memory)
+        return most(forward, memory)
 
     def _probed_attention(self, op: Op, heads: float) -> float:
         """Seconds of attention from the chip's own points: inverse-distance weights in the logarithm of the shape."""
@@ -253,7 +264,7 @@ class Kernels:
         if rate is None:
             return self._attention(op)
         longer = self.attention_forward / self.attention_backward if op.backward else 1.0
-        return max(op.flops * longer / rate, op.bytes / self.bandwidth)
+        return most(op.flops * longer / rate, op.bytes / self.bandwidth)
 
     def time(self, op: Op) -> float:
         """Seconds of one operator on the device, its own start and end included (a measured time has them in it)."""

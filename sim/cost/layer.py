@@ -10,6 +10,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from sim.base.tape import least, most
 from sim.cost import collectives
 from sim.cost.layer_cost import LayerCost, LayerWork
 from sim.cost.operators import WIDTH, Message, Op, OperatorTrace, ParallelContext, Style, embedding, norm, vocabulary
@@ -193,11 +194,12 @@ class LayerEstimator:
         )
         left_tp = _after(comm.beside_weight_gradient_s, paced_weight, stack.wgrad_hidden)
         left_ep = _after(comm.beside_layer_s, layer, stack.all_to_all_hidden)
-        for group, left in (("tp", left_tp), ("ep", left_ep)):
-            if left:
-                seconds.add(f"{group} communication", left)
+        if comm.beside_weight_gradient_s:
+            seconds.add("tp communication", left_tp)
+        if comm.beside_layer_s:
+            seconds.add("ep communication", left_ep)
         if comm.beside_attention_s:
-            left = comm.beside_attention_s - stack.wgrad_hidden * min(comm.beside_attention_s, attention)
+            left = comm.beside_attention_s - stack.wgrad_hidden * least(comm.beside_attention_s, attention)
             seconds.classes["cp communication"] = left
             comm.forward_s += left / 3
             comm.backward_s += 2 * left / 3
@@ -207,7 +209,7 @@ class LayerEstimator:
         if sync and host.forward_s:
             # no running ahead: each operator that no graph replays takes the longer of its device and its host time
             issued = _experts_only(trace.forward) if stack.graphs == "partial" else trace.forward
-            late = sum(max(host.per_op_s * op.kernels - self.kernels.time(op), 0.0) for op in issued)
+            late = sum(most(host.per_op_s * op.kernels - self.kernels.time(op), 0.0) for op in issued)
             forward_s, backward_s = forward_s + late, backward_s + (late if recompute == "full" else 0.0)
         return LayerWork(
             forward_s,
@@ -303,7 +305,7 @@ class LayerEstimator:
             scatter += collectives.time("reduce_scatter", count * (WIDTH if self.stack.bf16_grads else 4), levels)
         hidden = self.stack.fsdp_hidden
         both, paced = gather + scatter, _longer(bi, work.host_backward_s, self.stack.host_norm) + bw
-        extra_f = gather - hidden * min(gather, f)
+        extra_f = gather - hidden * least(gather, f)
         extra_bi, extra_bw = (1.0 - hidden) * both, _after(both, paced, hidden)
         classes["dp communication"] = classes.get("dp communication", 0.0) + extra_f + extra_bi + extra_bw
         return f + extra_f, bi + extra_bi, bw + extra_bw
@@ -401,7 +403,7 @@ def _saved_by_hiding(device_s: float, host_s: float, hidden_s: float, sharpness:
     """Seconds that hiding `hidden_s` of the device's work saves: nothing where the host sets the pace."""
     if not hidden_s:
         return 0.0
-    return _longer(device_s, host_s, sharpness) - _longer(max(device_s - hidden_s, 0.0), host_s, sharpness)
+    return _longer(device_s, host_s, sharpness) - _longer(most(device_s - hidden_s, 0.0), host_s, sharpness)
 
 
 def _after(messages_s: float, work_s: float, hidden: float) -> float:
@@ -411,4 +413,4 @@ def _after(messages_s: float, work_s: float, hidden: float) -> float:
     They follow the last part of the backward, the weight gradient. Were they counted with the input gradient, which
     zero-bubble schedules have on their critical path, then quicker weight gradients would make a step longer.
     """
-    return hidden * max(messages_s - work_s, 0.0)
+    return hidden * most(messages_s - work_s, 0.0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sim.base.tape import most
 from sim.cost import collectives
 from sim.cost.chunks import Chunk, chunks_by_rank
 from sim.cost.kernels import Kernels
@@ -27,15 +28,21 @@ from sim.spec.plan import Plan, Workload, check
 
 @dataclass(frozen=True)
 class Estimate:
-    """Costs and where they come from. `classes`: seconds per micro-batch on the busiest rank, by operator class."""
+    """Costs and where they come from."""
 
     costs: StepCosts
-    classes: dict[str, float]
+    ranks: tuple[LayerCost, ...]  # of each kind of pipeline rank, all its chunks, for one micro-batch
     rank_params: tuple[tuple[float, float], ...]  # per rank: weights replicated over DP, expert weights
     layer_saved: dict[str, dict[str, float]]  # kind → part → activation bytes of one layer and micro-batch
     stack: Stack
     kernels: Kernels
     assumptions: list[str] = field(default_factory=list)
+
+    @property
+    def classes(self) -> dict[str, float]:
+        """Seconds per micro-batch on the busiest rank, by operator class."""
+        busiest = max(self.ranks, key=lambda rank: rank.forward_s + rank.backward_input_s + rank.backward_weight_s)
+        return dict(busiest.classes)
 
 
 def estimate(
@@ -72,7 +79,8 @@ def estimate(
     size = plan.micro_batch * workload.seq / plan.cp * model.hidden * WIDTH
     p2p_s = stage_message_s(cluster, size, plan.tp, plan.pp_stride(), bool(plan.sp)) if plan.pp > 1 else 0.0
 
-    chunks, classes, worst = [], {}, -1.0
+    chunks: list[tuple[ChunkCost, ...]] = []
+    ranks: list[LayerCost] = []
     known: dict[Chunk, LayerCost] = {}
     rows: dict[tuple[Chunk, ...], tuple[ChunkCost, ...]] = {}  # ranks that hold the same take as long
     for held in chunks_by_rank(model, plan, workload.mtp):
@@ -97,9 +105,7 @@ def estimate(
             )
         rows[held] = tuple(row)
         chunks.append(rows[held])
-        length = busy.forward_s + busy.backward_input_s + busy.backward_weight_s
-        if length > worst:
-            worst, classes = length, dict(busy.classes)
+        ranks.append(busy)
     params = rank_params(model, plan, estimator.padded_vocab, workload.mtp)
     reduce_s, gather_s, optimizer_s = data_parallel(estimator, params)
     p2p_bytes = size / plan.tp if plan.tp > 1 else size  # tensor-parallel ranks send their slice each
@@ -119,7 +125,7 @@ def estimate(
     )
     saved = {kind: dict(cost.saved) for kind, cost in per_layer.items()}
     saved["embedding"], saved["head"] = dict(first.saved), dict(heads.plus(depths).saved)
-    return Estimate(costs, classes, params, saved, stack, estimator.kernels)
+    return Estimate(costs, tuple(ranks), params, saved, stack, estimator.kernels)
 
 
 def _chunk_cost(
@@ -156,8 +162,8 @@ def offloaded(cost: LayerCost, kept: float | None, cluster: Cluster) -> LayerCos
     """
     kept = sum(size for _, size in cost.saved) if kept is None else kept
     copy_s = kept / cluster.host_bytes_per_s.value
-    out = max(copy_s - cost.forward_s, 0.0)
-    back = max(copy_s - cost.backward_input_s - cost.backward_weight_s, 0.0)
+    out = most(copy_s - cost.forward_s, 0.0)
+    back = most(copy_s - cost.backward_input_s - cost.backward_weight_s, 0.0)
     return cost.plus(LayerCost(out, back, classes=(("activation offload", out + back),) if out + back else ()))
 
 
@@ -211,8 +217,8 @@ def data_parallel(estimator: LayerEstimator, params: tuple[tuple[float, float], 
         mine = base / shards + expert / (plan.expert_dp if plan.zero else 1)
         step = _optimizer_s(estimator, base, expert, grad_width)
         if plan.offload:
-            step = max(step, mine * 2 * 16 / cluster.host_bytes_per_s.value)
-        reduce_s, gather_s, optimizer_s = max(reduce_s, reduce), max(gather_s, gather), max(optimizer_s, step)
+            step = most(step, mine * 2 * 16 / cluster.host_bytes_per_s.value)
+        reduce_s, gather_s, optimizer_s = most(reduce_s, reduce), most(gather_s, gather), most(optimizer_s, step)
     if estimator.switch("overlap_param_gather"):
         gather_s *= 1.0 - stack.dp_hidden
     return reduce_s, gather_s, optimizer_s

@@ -41,19 +41,9 @@ def first_look(values: Mapping[str, str], fixed: Mapping[str, object] | None, be
     q = question_of(values, fixed)
     candidate, costs = _at_a_glance(q, before)
     document = completed(q, costs, candidate)
-    steps = None
-    if before is not None:
-        if document.get("phases") is not None and "plans" in before.document:
-            document["plans"] = before.document["plans"]
-        if _is_near(q, before) and _has_same_widths(candidate, before.candidate):
-            steps = before.steps
-    return answered(values, fixed, q, candidate, costs, SAMPLES, document, glance, steps=steps)
-
-
-def _has_same_widths(one: RankedPlan, other: RankedPlan) -> bool:
-    """Whether the plans differ in replicas and batch at most: a drawn fact does about the same to both."""
-    a, b = one.candidate, other.candidate
-    return a._replace(dp=b.dp, batch=b.batch) == b
+    if before is not None and document.get("phases") is not None and "plans" in before.document:
+        document["plans"] = before.document["plans"]
+    return answered(values, fixed, q, candidate, costs, SAMPLES, document, glance)
 
 
 def _at_a_glance(q: Question, before: Answer | None) -> tuple[RankedPlan, PlanCosts]:

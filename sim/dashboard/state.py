@@ -29,7 +29,7 @@ from sim.planner.question import Question, plain, space_of
 from sim.planner.quick import quick
 from sim.planner.search import RankedPlan
 from sim.scenario.training import Scenario, resolve
-from sim.study.answer import Outlook, Simulated, Steps, figures, simulate
+from sim.study.answer import Outlook, Simulated, figures, simulate
 from sim.study.campaign import nothing
 from sim.study.monte_carlo import monte_carlo
 from sim.training.evaluate import Point
@@ -72,7 +72,6 @@ class Answer:
     sure: Mapping
     memory: Mapping[str, float]  # GiB by part, on the peak-memory rank
     parts: Mapping[str, float]  # seconds of a step by cause
-    steps: Steps  # what each drawn fact does to a step: a first look takes it for one of the same widths
 
     @property
     def is_first_look(self) -> bool:
@@ -198,16 +197,14 @@ def answered(  # noqa: PLR0913 - the question, its plan, and how it is simulated
     document: dict[str, Any] | None = None,
     simulated_as: Callable[[Scenario], Outlook] | None = None,
     check: Callable[[], None] | None = None,
-    steps: Steps | None = None,
 ) -> Answer:
-    """The answer for one plan. document: the scenario with the plan in it, where it is known; steps: as in
-    `sim.study.monte_carlo.monte_carlo`."""
+    """The answer for one plan. document: the scenario with the plan in it, where it is known."""
     if document is None:
         document = with_phase_plans(q, completed(q, costs, candidate), check)
     resolved = resolve(document, "the page's question")
     simulated = simulated_as(resolved) if simulated_as else simulate(resolved, check=check or nothing)
     s = simulated.scenario
-    need, steps = simulated.memory.breakdown(), {} if steps is None else steps
+    need = simulated.memory.breakdown()
     return Answer(
         dict(values),
         dict(fixed),
@@ -216,12 +213,9 @@ def answered(  # noqa: PLR0913 - the question, its plan, and how it is simulated
         figures(simulated),
         document,
         simulated,
-        monte_carlo(
-            s, samples, workers=1, simulated=simulated, progress=lambda _: check() if check else None, steps=steps
-        ),
+        monte_carlo(s, samples, workers=1, simulated=simulated, progress=lambda _: check() if check else None),
         {k: v / 2**30 for k, v in need.items()},
         {k: max(v, 0.0) for k, v in parts(q, s.plan, s.workload).items()},
-        steps,
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from minglm.errors import InputError
+from sim.base.checks import is_at_least
 
 RAMP_SEGMENTS = 12  # a growing batch is simulated as so many constant ones
 
@@ -39,12 +40,7 @@ class Phase:
     def __post_init__(self) -> None:
         for name, least in (("tokens", 1.0), ("seq", 1), ("batch_tokens", 1.0)):
             value = getattr(self, name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, (int, float))
-                or not math.isfinite(value)
-                or value < least
-            ):
+            if not is_at_least(value, least):
                 raise InputError(
                     f"phase {self.name!r} {name}={value!r}: must be a finite number of at least {least:g}; give "
                     f"{least:g} or more"
@@ -144,12 +140,7 @@ class RunSegment:
             ("replicas", p.replicas, 1),
             ("tokens_per_step", p.tokens_per_step, 1e-9),
         ):
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, (int, float))
-                or not math.isfinite(value)
-                or value < least
-            ):
+            if not is_at_least(value, least):
                 raise InputError(
                     f"phase {self.phase!r} {name}={value!r}: must be a finite number of at least {least:g}; check the "
                     "plan's step time"

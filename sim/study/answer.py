@@ -12,7 +12,7 @@ few milliseconds and the scenario's own facts give the scenario's own figures.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from minglm.errors import InputError
 from sim.base.checks import check_finite
 from sim.base.figure import Figure
 from sim.base.quantiles import quantile
+from sim.base.tape import Tape, least
 from sim.cost import money
 from sim.cost.memory import Memory
 from sim.scenario.build import Run
@@ -27,7 +28,16 @@ from sim.scenario.training import Scenario
 from sim.spec.hardware import Cluster
 from sim.spec.phases import RunSegment
 from sim.spec.plan import WIDTHS, describe
-from sim.study.campaign import Check, PhaseTimer, campaign_input, campaign_segments, nothing, phase_keys, total_tokens
+from sim.study.campaign import (
+    Check,
+    PhaseTimer,
+    campaign_input,
+    campaign_segments,
+    failure_model,
+    nothing,
+    phase_keys,
+    total_tokens,
+)
 from sim.training.campaign import CampaignResult, expected
 from sim.training.campaign import run as run_campaign
 from sim.training.evaluate import Point, evaluate, worked_off
@@ -190,10 +200,6 @@ def plan_figures(
 # ------------------------------------------------------------------ with facts at other values
 
 
-# Facts at other values → phase → seconds of its step there, and with no fact moved, in closed form.
-Steps = dict[frozenset[tuple[tuple, float]], dict[str, tuple[float, float]]]
-
-
 @dataclass(frozen=True)
 class Base:
     """What all draws of a scenario share: the scenario as events, and what the closed form says of each phase."""
@@ -202,7 +208,6 @@ class Base:
     timer: PhaseTimer  # on the scenario's own cluster
     closed_s: Mapping[tuple, float]  # (plan, phase, batch) → seconds of a step in closed form
     expected: float  # goodput after Daly's formula
-    steps: Steps | None = None  # what drawn facts do, remembered where someone asks for it
 
     @property
     def luck(self) -> tuple[float, ...]:
@@ -215,8 +220,8 @@ class Base:
         return self.simulated.campaign.goodput / self.expected
 
 
-def base_of(s: Scenario, simulated: Outlook | None = None, steps: Steps | None = None) -> Base:
-    """What draws share: see `Base`. steps: of draws that are known, where a first look takes those of a like plan.
+def base_of(s: Scenario, simulated: Outlook | None = None) -> Base:
+    """What draws share: see `Base`.
 
     Raises:
         InputError: the scenario cannot run.
@@ -224,23 +229,12 @@ def base_of(s: Scenario, simulated: Outlook | None = None, steps: Steps | None =
     simulated = simulated or simulate(s)
     timer = PhaseTimer(s, s.cluster, simulated.memory)
     closed_s = _closed_s(s, timer, simulated)
-    return Base(simulated, timer, closed_s, expected(campaign_input(s, simulated.segments)), steps)
+    return Base(simulated, timer, closed_s, expected(campaign_input(s, simulated.segments)))
 
 
 def _closed_s(s: Scenario, timer: PhaseTimer, simulated: Outlook) -> dict[tuple, float]:
     """Seconds of a step of each phase's last batch on the timer's cluster: a ramp's smaller batches move as it does."""
     return {key: timer.closed_form_s(*key) for key in phase_keys(s, simulated.segments).values()}
-
-
-# Facts that a step does not depend on: with these alone at other values it is not computed again.
-NOT_IN_STEP = {
-    ("chip", "rent_usd_per_hour"),
-    ("chip", "power_w"),
-    ("host_power_w",),
-    ("pue",),
-    ("electricity_usd_per_kwh",),
-    ("system_price_usd",),
-}
 
 
 def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base | None = None) -> dict[str, float]:
@@ -251,23 +245,21 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     cluster = money.with_prices(s.cluster, s.prices)
     for path, value in facts.items():
         cluster = changed(cluster, path, value)
-    segments, step_s = base.simulated.segments, base.simulated.step_s * factor
-    keys, ratio = phase_keys(s, segments), {key: factor for key in base.closed_s}
-    if not NOT_IN_STEP.issuperset(facts):
-        moved = _moved(s, cluster, facts, base, keys)
-        ratio = {keys[phase]: factor * there / here for phase, (there, here) in moved.items()}
-        step_s *= _main_ratio(s, ratio, keys, factor)
+    segments, keys = base.simulated.segments, phase_keys(s, base.simulated.segments)
+    there = _closed_s(s, base.timer.on(cluster), base.simulated) if facts else base.closed_s
+    ratio = {key: factor * there[key] / here for key, here in base.closed_s.items()}
+    step_s = base.simulated.step_s * factor * _main_ratio(s, ratio, keys, factor)
     scaled = tuple(
         replace(x, throughput=replace(x.throughput, step_s=x.throughput.step_s * ratio[keys[x.phase]]))
         for x in segments
     )
     failures = s.failures if rate is None else {**s.failures, "per_chip_day": rate}
     # Goodput is a ratio: a segment of many steps has it, whatever their number.
-    inp = campaign_input(replace(s, run=replace(s.run, cluster=cluster), failures=failures), scaled)
-    goodput = expected(inp) * base.campaign_over_expected / luck
-    days = sum(x.work_s for x in scaled) / 86400 / goodput if goodput else math.inf
-    if NOT_IN_STEP.issuperset(facts) and factor == luck == 1.0 and rate is None:
-        days = base.simulated.campaign.days  # to the last digit
+    by_daly = expected(campaign_input(replace(s, run=replace(s.run, cluster=cluster), failures=failures), scaled))
+    goodput = by_daly * base.campaign_over_expected / luck
+    # Times a ratio that is 1 where nothing moved: the scenario's own days then, to the last digit.
+    longer = sum(x.work_s for x in scaled) / sum(x.work_s for x in segments) * luck
+    days = base.simulated.campaign.days * longer * (base.expected / by_daly) if by_daly else math.inf
     hours = money.Range(days * 24, days * 24, days * 24, "h", "")
     prices = {
         k: v for k, v in s.prices.items() if not isinstance(v, Figure) or k in ("carbon_kg_per_kwh", "storage_share")
@@ -276,7 +268,7 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     out = {
         "step_s": step_s,
         "tokens_per_s": s.workload.tokens / step_s,
-        "goodput": min(goodput, 1.0),
+        "goodput": least(goodput, 1.0),
         "days": days,
         "energy_kwh": paid["energy"].value,
         "carbon_t": paid["carbon"].value,
@@ -286,24 +278,42 @@ def outcome(s: Scenario, facts: Mapping[tuple, float] | None = None, base: Base 
     return out
 
 
-def _moved(
-    s: Scenario, cluster: Cluster, facts: Mapping[tuple, float], base: Base, keys: Mapping[str, tuple]
-) -> dict[str, tuple[float, float]]:
-    """What the facts do to each phase's step (see `Steps`)."""
-    about = frozenset((path, value) for path, value in facts.items() if path not in NOT_IN_STEP)
-    known = (base.steps or {}).get(about)
-    if known is None or known.keys() != keys.keys():
-        there = _closed_s(s, base.timer.on(cluster), base.simulated)
-        known = {phase: (there[key], base.closed_s[key]) for phase, key in keys.items()}
-        if base.steps is not None:
-            base.steps[about] = known
-    return known
+def outcomes(s: Scenario, rows: Sequence[Mapping[tuple, float]], base: Base) -> list[dict[str, float] | InputError]:
+    """`outcome` of each row of facts, or why there is none: recorded once with all these facts open, then repeated."""
+    tape, paths = Tape(), list(dict.fromkeys(path for row in rows for path in row))
+    own = [_own(s, path) for path in paths]
+    recorded = outcome(s, {path: tape.input(value) for path, value in zip(paths, own, strict=True)}, base)
+    columns = [[row.get(path, value) for row in rows] for path, value in zip(paths, own, strict=True)]
+    out: list[dict[str, float] | InputError] = []
+    for facts, results in zip(rows, tape.repeat(list(recorded.values()), columns, len(rows)), strict=True):
+        try:
+            # None: it takes another course
+            one = outcome(s, facts, base) if results is None else dict(zip(recorded, results, strict=True))
+            check_finite(one)
+            out.append(one)
+        except InputError as err:
+            out.append(err)
+    return out
+
+
+def _own(s: Scenario, path: tuple) -> float:
+    """What an uncertain input is where nothing moves it."""
+    if path == (FAILURES,):
+        return failure_model(s).per_chip_day
+    return 1.0 if path in ((ERROR,), (LUCK,)) else at(money.with_prices(s.cluster, s.prices), path)
 
 
 def _main_ratio(s: Scenario, ratio: Mapping[tuple, float], keys: Mapping[str, tuple], factor: float) -> float:
     """How the main plan's step moves: as that of the phase it is the plan of, else as the longest phase's."""
     own = [key for key in keys.values() if key[0] == describe(s.plan) and key[1].seq == s.workload.seq]
     return ratio[(own or list(keys.values()))[0]] / factor
+
+
+def at(part: Any, path: tuple) -> float:
+    """The value of the figure at `path` of a cluster."""
+    for key in path:
+        part = part[key] if isinstance(part, (Mapping, tuple)) else getattr(part, key)
+    return float(part.value)
 
 
 def changed(part: Any, path: tuple, value: float) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from minglm.errors import InputError
 from sim.base.figure import Figure
+from sim.base.tape import call
 from sim.base.units import DAY_S
 from sim.cost.evaluate import in_closed_form
 from sim.cost.memory import Memory, checkpoint_bytes
@@ -61,7 +62,7 @@ def failure_model(s: Scenario, level: str | None = None) -> FailureModel:
     """Failures of the scenario, or of another level of its range ('low', 'high')."""
     section: Mapping[str, Any] = s.failures
     if "per_chip_day" in section:
-        return FailureModel(float(section["per_chip_day"]) * (GIVEN_RATE_RANGE[level] if level else 1.0))
+        return FailureModel(call(float, section["per_chip_day"]) * (GIVEN_RATE_RANGE[level] if level else 1.0))
     if level is None and "level" not in section and s.cluster.chip.failures_per_chip_hour:
         return FailureModel(24 * s.cluster.chip.failures_per_chip_hour.value)
     return FailureModel.named(level or str(section.get("level", "mid")))

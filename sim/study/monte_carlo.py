@@ -30,13 +30,15 @@ from sim.cost import money
 from sim.scenario.file import set_path
 from sim.scenario.training import Scenario, resolve
 from sim.spec.plan import describe
-from sim.study.answer import ERROR, FAILURES, LUCK, Base, Outlook, Steps, base_of, figures, outcome
+from sim.study.answer import ERROR, FAILURES, LUCK, Base, Outlook, base_of, figures, outcome, outcomes
 from sim.study.campaign import GIVEN_RATE_RANGE
 from sim.training.failures import RATES_PER_CHIP_DAY
 from sim.validation.coverage import kind_of, left_out_factors
 
 MOVED = ("days", "rent_usd", "own_usd", "energy_kwh")
-CHUNK = 25  # samples that a process takes at a time
+# Samples that a process takes at a time: what it records once serves all of them. With other fields each is a
+# scenario of its own.
+CHUNK, CHUNK_OF_FIELDS = 500, 25
 # the dimension of scenario fields that take units; all others are counts or ratios
 DIMENSIONS = {
     "rent_usd_per_hour": "money_per_hour",
@@ -149,35 +151,46 @@ def field_inputs(vary: Mapping[str, object]) -> list[Input]:
 # ------------------------------------------------------------------ one sample
 
 
-def _outcome_at(s: Scenario, drawn: Sequence[tuple[Input, Any]], base: Base) -> dict[str, float]:
-    """The outcome with these inputs at these values. `base` is the scenario's: of no use where a field of it
+Drawn = Sequence[tuple[Input, Any]]  # inputs at these values
+
+
+def _outcomes(s: Scenario, samples: Sequence[Drawn], base: Base) -> list[dict[str, float] | InputError]:
+    """The outcome of each sample, or why it cannot run. `base` is the scenario's: of no use where a field of it
     changes."""
-    document = None
-    for one, value in drawn:
-        if one.field:
-            key = one.path[-1]
-            value = max(1, round(value)) if key in WHOLE and isinstance(value, float) else value
-            document = set_path(s.document if document is None else document, list(one.path), value)
-    facts = {one.path: value for one, value in drawn if not one.field}
-    if document is None:
-        return outcome(s, facts, base)
-    # one campaign a sample: the base's own draws say how far a median lies from Daly's formula
-    return outcome(replace(resolve(document, s.name), seeds=1), facts)
+    facts = [{one.path: value for one, value in drawn if not one.field} for drawn in samples]
+    fields = [[(one, value) for one, value in drawn if one.field] for drawn in samples]
+    known = iter(outcomes(s, [row for row, changes in zip(facts, fields, strict=True) if not changes], base))
+    return [_elsewhere(s, *both) if both[0] else next(known) for both in zip(fields, facts, strict=True)]
 
 
-def _chunk(job: tuple) -> list[dict | str]:
+def _elsewhere(s: Scenario, changes: Drawn, facts: Mapping[tuple, float]) -> dict[str, float] | InputError:
+    """The outcome of the scenario with other fields."""
+    try:
+        # one campaign a sample: the base's own draws say how far a median lies from Daly's formula
+        return outcome(replace(_with_fields(s, changes), seeds=1), facts)
+    except InputError as err:
+        return err
+
+
+def _with_fields(s: Scenario, changes: Drawn) -> Scenario:
+    """The scenario with these fields at these values."""
+    document = s.document
+    for one, value in changes:
+        key = one.path[-1]
+        value = max(1, round(value)) if key in WHOLE and isinstance(value, float) else value
+        document = set_path(document, list(one.path), value)
+    return resolve(document, s.name)
+
+
+def _chunk(job: tuple) -> list[dict[str, float] | str]:
     """Samples start … start+count−1; a sample that cannot run is the reason."""
     s, inputs, seed, start, count, base = job
-    out: list[dict | str] = []
-    for i in range(start, start + count):
-        try:
-            # Each input has its own stream: a price that is set, or a field that varies, leaves the others' draws
-            # alone.
-            drawn = [(one, one.dist.draw(random.Random(f"{seed} {i} {one.name}"))) for one in inputs]
-            out.append(_outcome_at(s, drawn, base))
-        except InputError as err:
-            out.append(str(err))
-    return out
+    # Each input has its own stream: a price that is set, or a field that varies, leaves the others' draws alone.
+    samples = [
+        [(one, one.dist.draw(random.Random(f"{seed} {i} {one.name}"))) for one in inputs]
+        for i in range(start, start + count)
+    ]
+    return [str(r) if isinstance(r, InputError) else r for r in _outcomes(s, samples, base)]
 
 
 # ------------------------------------------------------------------ the answer
@@ -194,7 +207,6 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
     progress: Callable[[int], object] | None = None,
     address: str | None = None,
     simulated: Outlook | None = None,
-    steps: Steps | None = None,
 ) -> dict:
     """Intervals of days, throughput, money, energy and carbon, and what moves them.
 
@@ -204,7 +216,6 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
         seed: of the draws (default: the scenario's).
         progress: called with the number of samples done since the last call.
         simulated: the scenario as events, where it is known already.
-        steps: what drawn facts do to a step, where that is known; filled with what is computed here.
     Returns:
         samples, refused (those that cannot run, with a reason), centre, intervals (p5, p25, p50, p75, p95, mean),
         tornado, inputs.
@@ -219,10 +230,11 @@ def monte_carlo(  # noqa: PLR0913 - what is drawn, and where it is computed
             "nothing is uncertain: no field varies and facts are held; give --vary or leave the facts free"
         )
     seed = s.seed if seed is None else seed
-    base = base_of(s, simulated, steps)
+    base = base_of(s, simulated)
     if facts:
         inputs.append(Input(LUCK, (LUCK,), Values(base.luck)))
-    jobs = [(s, inputs, seed, start, min(CHUNK, samples - start), base) for start in range(0, samples, CHUNK)]
+    size = CHUNK_OF_FIELDS if vary else CHUNK
+    jobs = [(s, inputs, seed, start, min(size, samples - start), base) for start in range(0, samples, size)]
     chunks: list[list[dict | str]] = [[] for _ in jobs]
     for i, rows in parallel_map.run(_chunk, jobs, engine, workers, address):
         assert isinstance(rows, list)  # what _chunk returns
@@ -285,17 +297,16 @@ def tornado(s: Scenario, inputs: Sequence[Input], base: Base | None = None) -> l
     base = base or base_of(s)
     rows, centre = [], outcome(s, base=base)
     cost = next((k for k in ("own_usd", "rent_usd") if k in centre), None)
-    for one in inputs:
+    samples = [[(one, one.dist.quantile(q))] for one in inputs for q in (0.05, 0.95)]
+    there = _outcomes(s, samples, base)
+    for i, one in enumerate(inputs):
         row: dict = {"name": one.name}
-        for end, q in (("low", 0.05), ("high", 0.95)):
-            value = one.dist.quantile(q)
-            row[f"{end}_input"] = value
-            try:
-                figures = _outcome_at(s, [(one, value)], base)
-            except InputError as err:
-                row["reason"] = str(err)
-                continue
-            row |= {f"{end}_{k}": figures[k] for k in MOVED if k in figures}
+        for end, k in (("low", 2 * i), ("high", 2 * i + 1)):
+            row[f"{end}_input"], figures = samples[k][0][1], there[k]
+            if isinstance(figures, InputError):
+                row["reason"] = str(figures)
+            else:
+                row |= {f"{end}_{k}": figures[k] for k in MOVED if k in figures}
         row["days_swing"] = abs(row.get("high_days", 0.0) - row.get("low_days", 0.0))
         row["money_swing"] = abs(row.get(f"high_{cost}", 0.0) - row.get(f"low_{cost}", 0.0)) if cost else 0.0
         rows.append(row)

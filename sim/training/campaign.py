@@ -23,6 +23,7 @@ from functools import partial
 
 from minglm.errors import InputError
 from sim.base.quantiles import quantile
+from sim.base.tape import least
 from sim.base.units import DAY_S
 from sim.training.campaign_input import CampaignInput
 from sim.training.checkpoints import expected_goodput
@@ -112,7 +113,7 @@ def expected(inp: CampaignInput) -> float:
             inp.failures.mtbf_s(segment.throughput.num_chips),
         )
         work = (
-            min(segment.steps, c.steps_between(segment.throughput.step_s, num_chips, mtbf_s))
+            least(segment.steps, c.steps_between(segment.throughput.step_s, num_chips, mtbf_s))
             * segment.throughput.step_s
         )
         memory = c.kind == "memory"

@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 
 from minglm.errors import InputError, nearest
+from sim.base.tape import call, most
 from sim.training.failures import check_number
 
 KINDS = ("sync", "async", "memory")
@@ -100,8 +101,8 @@ class Checkpoint:
         (in-memory ones may be: see `every`)."""
         wanted = self.interval_s if self.interval_s is not None else daly(self.stall_s(num_chips), mtbf_s)
         if self.kind == "async":
-            wanted = max(wanted, self.write_s)
-        return max(1, math.ceil(1e9) if math.isinf(wanted) else round(wanted / step_s))
+            wanted = most(wanted, self.write_s)
+        return most(1, math.ceil(1e9) if wanted == math.inf else round(wanted / step_s))
 
     def every(self, period_s: float) -> int:
         """Each how many-th checkpoint goes to storage, when one is made every `period_s`."""
@@ -112,14 +113,14 @@ class Checkpoint:
 
 def young(stall_s: float, mtbf_s: float) -> float:
     """Young's interval between checkpoints, seconds of work: √(2 · stall · MTBF)."""
-    return math.sqrt(2.0 * stall_s * mtbf_s)
+    return call(math.sqrt, 2.0 * stall_s * mtbf_s)
 
 
 def daly(stall_s: float, mtbf_s: float) -> float:
     """Daly's higher-order interval, seconds of work; the MTBF itself when a checkpoint takes over twice that."""
-    if math.isinf(mtbf_s) or stall_s >= 2.0 * mtbf_s:
+    if mtbf_s == math.inf or stall_s >= 2.0 * mtbf_s:
         return mtbf_s
-    ratio = math.sqrt(stall_s / (2.0 * mtbf_s))
+    ratio = call(math.sqrt, stall_s / (2.0 * mtbf_s))
     return young(stall_s, mtbf_s) * (1.0 + ratio / 3.0 + ratio * ratio / 9.0) - stall_s
 
 
@@ -129,10 +130,10 @@ def expected_goodput(work_s: float, stall_s: float, restart_s: float, mtbf_s: fl
 
     `delay_s`: a checkpoint that counts only so long after it was taken adds that much lost work to each failure.
     """
-    if math.isinf(mtbf_s):
+    if mtbf_s == math.inf:
         return work_s / (work_s + stall_s)
     try:
-        segment = mtbf_s * math.exp(restart_s / mtbf_s) * math.expm1((work_s + stall_s) / mtbf_s)
+        segment = mtbf_s * call(math.exp, restart_s / mtbf_s) * call(math.expm1, (work_s + stall_s) / mtbf_s)
     except OverflowError:
         return 0.0
     return work_s / (segment * (1.0 + delay_s / mtbf_s)) if segment else 1.0

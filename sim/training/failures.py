@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from minglm.errors import InputError, nearest
+from sim.base.checks import is_at_least
 from sim.base.units import DAY_S
 
 # component: (interruptions of the 419, whether the server has to be replaced). The second is our reading of each cause.
@@ -180,5 +181,5 @@ class SlowServers:
 
 def check_number(name: str, value: float, least: float) -> None:
     """Refuse what is not a finite number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < least:
+    if not is_at_least(value, least):
         raise InputError(f"{name}={value!r}: must be a finite number of at least {least:g}; give {least:g} or more")
