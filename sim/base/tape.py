@@ -23,11 +23,7 @@ from itertools import repeat
 from typing import Any
 
 ROWS = 100  # that are worked on at a time: some ten thousand values each
-Step = tuple[Callable[..., Any], tuple[Any, ...]]  # a function, and its arguments: constants, or a `_Place`
-
-
-class _Place(int):
-    """Where a tape keeps a value, told from a whole number that is a constant."""
+Step = tuple[Callable[..., Any], tuple[Any, ...]]  # a function, and its arguments: numbers of the tape, or constants
 
 
 class Tape:
@@ -39,7 +35,7 @@ class Tape:
         self._known: dict[Step, Number] = {}
         self._answers: dict[Number, bool] = {}
 
-    def input(self, value: float) -> Number:
+    def input(self, value: float) -> Any:
         """The next input, for the time being at this value."""
         if self._inputs < len(self._steps):
             raise ValueError("inputs of a tape come before what is done with them")
@@ -48,11 +44,11 @@ class Tape:
 
     def _keep(self, step: Step | None, value: Any) -> Number:
         self._steps.append(step)
-        return Number(self, _Place(len(self._steps) - 1), value)
+        return Number(self, len(self._steps) - 1, value)
 
     def record(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Number:
         """The function of these arguments, as the same number where it is known already."""
-        step = (function, tuple(a.place if isinstance(a, Number) else a for a in arguments))
+        step = (function, tuple(arguments))
         known = self._known.get(step)
         if known is None:
             value = function(*(a.value if isinstance(a, Number) else a for a in arguments))
@@ -85,7 +81,7 @@ class Tape:
             step = self._steps[place]
             if place not in last or step is None:
                 continue
-            done = {a for a in step[1] if type(a) is _Place and a not in last}
+            done = {a.place for a in step[1] if type(a) is Number} - last.keys()
             last |= dict.fromkeys(done, place)
             steps.append((place, step, list(done)))
         return steps[::-1]
@@ -100,15 +96,16 @@ class Tape:
         of: dict[int, Sequence[Any]] = dict(enumerate(columns))
         try:
             for place, (function, arguments), done in program:
-                of[place] = list(map(function, *(of[a] if type(a) is _Place else repeat(a, rows) for a in arguments)))
+                values = (of[a.place] if type(a) is Number else repeat(a, rows) for a in arguments)
+                of[place] = list(map(function, *values))
                 for one in done:
                     del of[one]
         except (ArithmeticError, ValueError):  # some row is outside of a function's domain: it takes another course
             if rows == 1:
                 return [None]
             half = rows // 2
-            parts = (([column[:half] for column in columns], half), ([column[half:] for column in columns], rows - half))
-            return [row for some, count in parts for row in self._block(program, results, some, count)]
+            first, second = ([column[part] for column in columns] for part in (slice(half), slice(half, None)))
+            return [*self._block(program, results, first, half), *self._block(program, results, second, rows - half)]
         same = [True] * rows
         for number, expected in self._answers.items():
             same = [so_far and bool(value) is expected for so_far, value in zip(same, of[number.place], strict=True)]
@@ -129,7 +126,7 @@ class Number:
     __slots__ = ("place", "tape", "value")
     __hash__ = object.__hash__
 
-    def __init__(self, tape: Tape, place: _Place, value: Any) -> None:
+    def __init__(self, tape: Tape, place: int, value: Any) -> None:
         self.tape, self.place, self.value = tape, place, value
 
     __add__, __radd__ = _operation(operator.add), _operation(operator.add, turned=True)
@@ -165,17 +162,17 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def most(*values: float) -> float:
+def most(*values: Any) -> Any:
     """The largest, as `max`."""
     for value in values:
         if value.__class__ is Number:
-            return call(max, *values)
+            return call(max, *values) if values[1:] else value
     return max(values)
 
 
-def least(*values: float) -> float:
+def least(*values: Any) -> Any:
     """The smallest, as `min`."""
     for value in values:
         if value.__class__ is Number:
-            return call(min, *values)
+            return call(min, *values) if values[1:] else value
     return min(values)

@@ -9,7 +9,7 @@ import pytest
 from minglm.errors import InputError
 from sim.base.distributions import Triangle, Values, distribution
 from sim.scenario.training import load_scenario, resolve
-from sim.study.answer import LUCK
+from sim.study.answer import LUCK, base_of, glance, outcomes
 from sim.study.monte_carlo import ERROR, FAILURES, fact_inputs, interval, monte_carlo, outcome
 from sim.validation.coverage import kind_of, left_out_factors
 
@@ -143,3 +143,70 @@ def test_tornado_figure_has_a_bar_for_each_input():
     r = monte_carlo(resolve(SMALL), 10, {"tokens": {"low": "1T", "mid": "2T", "high": "3T"}}, workers=1)
     fig = tornado_figure(r)
     assert len(fig.data) == 2 and "tokens" in fig.data[0].y
+
+
+def generated(rng):
+    """A scenario of any machine, model and plan; it need not fit its memory."""
+    tp, pp = rng.choice([1, 2, 4, 8]), rng.choice([1, 2, 4])
+    schedules = ["1f1b", "gpipe"] + ["zb-h1", "interleaved", "zb-v", "dualpipe", "dualpipe-v"] * (pp > 1)
+    schedule = rng.choice(schedules)
+    model = rng.choice(["llama3_8b", "llama2_13b", "mixtral_8x7b", "qwen3_30b_a3b", "glm5"])
+    plan = {"tp": tp, "pp": pp, "dp": 8, "vpp": 2 if schedule == "interleaved" else 1}
+    if model in ("mixtral_8x7b", "qwen3_30b_a3b", "glm5"):
+        plan["ep"] = rng.choice([1, 2, 4, 8])
+    recompute = rng.choice(["none", "selective", "full", "selective_ops"])
+    options = {"zero": rng.choice([0, 1, 3])}
+    if recompute == "full" and rng.random() < 0.3:
+        options["activation_offload"] = True
+    return {
+        "model": model,
+        "chip": rng.choice(["h100", "910b", "a100_80", "910b3", "b200", "h20", "mi300x"]),
+        "chips": 8 * tp * pp,
+        "plan": plan,
+        "schedule": schedule,
+        "recompute": recompute,
+        "seq": rng.choice([2048, 8192]),
+        "global_batch": 8 * rng.choice([8, 16]),
+        "tokens": 10 ** rng.randint(9, 12),
+        "precision": rng.choice(["bf16", "fp8"]),
+        "options": options,
+        "allow_oom": True,
+        "failures": {"level": rng.choice(["low", "mid", "high"])},
+    }
+
+
+def test_draws_that_are_repeated_are_computed_to_the_last_bit():
+    """`outcomes` records the answer once; every draw of it is what `outcome` computes, on machines with measured tables
+    and without."""
+    rng, compared, chips = random.Random(25), 0, set()
+    while compared < 24:
+        document = generated(rng)
+        try:
+            s = resolve(document)
+            base = base_of(s, glance(s))
+        except InputError:
+            continue
+        rows = [{one.path: one.dist.draw(rng) for one in fact_inputs(s)} for _ in range(6)]
+        rows += [{path: value} for path, value in rows[0].items()] + [{}, {(LUCK,): 1.1}]
+        assert outcomes(s, rows, base) == [outcome(s, row, base) for row in rows], document
+        compared += 1
+        chips.add(document["chip"])
+    assert len(chips) > 3
+
+
+def test_most_draws_take_the_course_of_the_scenario(monkeypatch):
+    """A draw that takes another one is computed by itself: seldom, or nothing is won."""
+    s = load_scenario("glm5_100k_910b")
+    base, alone = base_of(s, glance(s)), []
+    monkeypatch.setattr("sim.study.answer.outcome", lambda *asked: alone.append(asked) or outcome(*asked))
+    rng = random.Random(0)
+    rows = [{one.path: one.dist.draw(rng) for one in fact_inputs(s)} for _ in range(200)]
+    assert len(outcomes(s, rows, base)) == len(rows)
+    assert len(alone) - 1 <= 10  # one is recorded
+
+
+def test_nothing_moved_is_the_scenarios_own_answer():
+    s = load_scenario("llama3_405b_16k_h100")
+    base = base_of(s, glance(s))
+    assert outcome(s, {}, base)["days"] == base.simulated.campaign.days
+    assert outcomes(s, [{(LUCK,): 1.0}], base)[0]["days"] == base.simulated.campaign.days
