@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sim.base.tape import least, most
 from sim.cost import collectives
@@ -92,6 +92,7 @@ class LayerKey:
     paired: bool
     recompute_modules: tuple[str, ...]
     window: bool
+    mtp: bool
     counted: bool
     overlap_tp: bool | None
     overlap_all_to_all: bool | None
@@ -100,12 +101,24 @@ class LayerKey:
     estimator: LayerEstimator = field(compare=False, repr=False)  # who computes it the first time
 
 
+def _recorded(key: LayerKey, window: int, indexer: bool) -> OperatorTrace:
+    return record_layer(key.style, key.ctx, key.estimator.model, key.kind, window, indexer)
+
+
 @functools.lru_cache(maxsize=4096)
 def _layer_work(key: LayerKey) -> tuple[tuple[float, LayerWork], ...]:
     return tuple(
-        (share, key.estimator.compute(key.estimator.trace(key.kind, window, indexer), key.recompute, sync))
+        (share, key.estimator.compute(_recorded(key, window, indexer), key.recompute, sync))
         for share, window, indexer, sync in key.estimator.variants(key.kind)
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _end_work(key: LayerKey) -> tuple[LayerWork, LayerWork, LayerWork | None]:
+    estimator = key.estimator
+    first, last, extra = _record_ends(key.style, key.ctx, estimator.model.hidden, estimator.padded_vocab)
+    join = estimator.compute(extra) if estimator.model.mtp_modules and key.mtp else None
+    return estimator.compute(first), estimator.compute(last), join
 
 
 @functools.lru_cache(maxsize=256)
@@ -314,7 +327,7 @@ class LayerEstimator:
 
     def trace(self, kind: str, window: int = 0, indexer: bool = True) -> OperatorTrace:
         """The operators of a layer of this kind (dense or moe) on this plan's chips."""
-        return record_layer(self.style, self.ctx, self.model, kind, window, indexer)
+        return _recorded(self._key(kind), window, indexer)
 
     def layer(self, kind: str, recompute: str) -> LayerCost:
         """Cost of a layer of this kind, averaged over its window and indexer variants."""
@@ -325,27 +338,31 @@ class LayerEstimator:
 
     def layer_work(self, kind: str, recompute: str) -> tuple[tuple[float, LayerWork], ...]:
         """(share of the layers, work) of each variant of a kind of layer; kept for the next plan that shares it."""
+        return _layer_work(self._key(kind, recompute))
+
+    def _key(self, kind: str, recompute: str = "none") -> LayerKey:
+        """What the work of a kind of layer, or of the ends, depends on: of the plan's experts that of expert layers
+        alone."""
         shape = tuple(self.model.__dict__.values())  # every field; the name and the depth (first two) change no layer …
         if not (self.model.window_layers or self.model.index_topk):
             shape = shape[2:]  # … unless only some of the layers have a window or an indexer
-        plan = self.plan
-        return _layer_work(
-            LayerKey(
-                shape,
-                self.ctx,
-                kind,
-                recompute,
-                self.style,
-                plan.schedule.startswith("dualpipe"),
-                plan.recompute_modules,
-                self.workload.window,
-                self.counted,
-                plan.overlap_tp,
-                plan.overlap_all_to_all,
-                self._same_stack,
-                self._same_cluster,
-                self,
-            )
+        plan, experts = self.plan, kind == "moe"
+        return LayerKey(
+            shape,
+            self.ctx if experts else replace(self.ctx, ep=1, etp=1, nodes=1.0),
+            kind,
+            recompute,
+            self.style if experts else replace(self.style, imbalance=1.0),
+            experts and plan.schedule.startswith("dualpipe"),
+            plan.recompute_modules,
+            self.workload.window,
+            self.workload.mtp,
+            self.counted,
+            plan.overlap_tp,
+            plan.overlap_all_to_all,
+            self._same_stack,
+            self._same_cluster,
+            self,
         )
 
     def variants(self, kind: str) -> Iterator[tuple[float, int, bool, bool]]:
@@ -373,10 +390,7 @@ class LayerEstimator:
 
     def end_work(self) -> tuple[LayerWork, LayerWork, LayerWork | None]:
         """Work of the embedding, of the head with its loss, of what joins two streams for multi-token prediction."""
-        model = self.model
-        first, last, extra = _record_ends(self.style, self.ctx, model.hidden, self.padded_vocab)
-        join = self.compute(extra) if model.mtp_modules and self.workload.mtp else None
-        return self.compute(first), self.compute(last), join
+        return _end_work(self._key("ends"))
 
     def shard_ends(self, ends: tuple[LayerWork, LayerWork, LayerWork | None]) -> tuple[LayerCost, LayerCost, LayerCost]:
         """`ends`, from their work. Every prediction depth has a head of its own pass and a layer with what joins it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple, Protocol
 
 from minglm.weights import Weight, matmul_params
 from sim.cost.chunks import chunks_by_rank
@@ -41,27 +42,63 @@ def _on_chip(weight: Weight, model: ModelSpec, tp: int) -> float:
     return weight.size / tp
 
 
+class Held(NamedTuple):
+    """What all chunks of a pipeline rank hold together: layers of both kinds, embeddings, prediction depths, heads."""
+
+    dense: int
+    moe: int
+    first: int
+    depths: int
+    last: int
+
+
 @functools.lru_cache(maxsize=256)
 def rank_params(model: ModelSpec, plan: Plan, padded_vocab: float, mtp: bool = True) -> tuple[tuple[float, float], ...]:
     """Weights on one chip of each pipeline rank: (replicated over data parallelism, expert weights)."""
-    out = []
+    return tuple(
+        held_params(
+            Held(
+                sum(chunk.dense for chunk in held),
+                sum(chunk.moe for chunk in held),
+                sum(chunk.is_first for chunk in held),
+                sum(chunk.tail == 0 for chunk in held) if mtp else 0,
+                sum(chunk.is_last for chunk in held),
+            ),
+            model,
+            plan,
+            padded_vocab,
+        )
+        for held in chunks_by_rank(model, plan, mtp)
+    )
+
+
+class Shards(Protocol):
+    """What the weights on a chip hang on, beside the layers there: of a `Plan`, or of a search's candidate."""
+
+    @property
+    def tp(self) -> int: ...  # noqa: D102 (documented in Plan)
+    @property
+    def ep(self) -> int: ...  # noqa: D102
+    @property
+    def etp(self) -> int: ...  # noqa: D102
+    @property
+    def pp(self) -> int: ...  # noqa: D102
+    @property
+    def mtp_before_head(self) -> int: ...  # noqa: D102
+
+
+def held_params(held: Held, model: ModelSpec, plan: Shards, padded_vocab: float) -> tuple[float, float]:
+    """Weights on one chip of a rank that holds so much: (replicated over data parallelism, expert weights)."""
     dense = layer_params(model, "dense", plan.tp, plan.ep, plan.etp) if model.dense_ffn_layers else (0.0, 0.0)
     moe = layer_params(model, "moe", plan.tp, plan.ep, plan.etp) if model.experts else (0.0, 0.0)
-    table = padded_vocab * model.hidden / plan.tp
-    for held in chunks_by_rank(model, plan, mtp):
-        base = expert = 0.0
-        for chunk in held:
-            base += chunk.dense * dense[0] + chunk.moe * moe[0]
-            expert += chunk.dense * dense[1] + chunk.moe * moe[1]
-            if chunk.is_first:
-                base += table + model.positions * model.hidden
-            if chunk.is_last:
-                base += model.hidden + (0.0 if model.tied and plan.pp == 1 else table)
-            if chunk.tail == 0 and model.mtp_modules and mtp:
-                one = moe if model.experts else dense
-                base += model.mtp_modules * (one[0] + 2 * model.hidden**2)
-                expert += model.mtp_modules * one[1]
-                if plan.mtp_before_head:  # the depths' own embedding of the next tokens
-                    base += table
-        out.append((base, expert))
-    return tuple(out)
+    table, depths = padded_vocab * model.hidden / plan.tp, held.depths * model.mtp_modules
+    base, expert = (held.dense * dense[i] + held.moe * moe[i] for i in (0, 1))
+    base += held.first * (table + model.positions * model.hidden)
+    base += held.last * (model.hidden + (0.0 if model.tied and plan.pp == 1 else table))
+    if depths:
+        one = moe if model.experts else dense
+        base += depths * (one[0] + 2 * model.hidden**2)
+        expert += depths * one[1]
+        if plan.mtp_before_head:  # the depths' own embedding of the next tokens
+            base += held.depths * table
+    return base, expert

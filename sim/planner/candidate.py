@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from sim.cost import memory
 from sim.cost.layer import LayerEstimator
 from sim.cost.layer_cost import LayerWork
+from sim.cost.parameters import Held
+from sim.spec.plan import chunk_numbers
 
 
 class Candidate(NamedTuple):
@@ -106,3 +109,31 @@ class ChunkLayout:
     ranks: tuple[int, ...]
     kinds: tuple[tuple[ChunkKind, ...], ...]
     first_of: tuple[int, ...]  # the first rank of each kind: it holds most micro-batches in flight
+
+    @functools.cached_property
+    def held(self) -> tuple[Held, ...]:
+        """Of each kind of rank."""
+        return tuple(Held(*(sum(chunk[i] for chunk in chunks) for i in range(5))) for chunks in self.kinds)
+
+
+@functools.lru_cache(maxsize=4096)  # layers that take different times are cut alike as a rule
+def chunk_layout(
+    stages: tuple[int, ...], pp: int, vpp: int, schedule: str, dense_layers: int, mtp_before_head: int, mtp: bool
+) -> ChunkLayout:
+    """The layout of a pipeline with so many layers in each chunk, the first `dense_layers` of the model dense.
+
+    mtp: whether prediction depths are trained.
+    """
+    chunks, start, last = [], 0, len(stages) - 1
+    for i, n in enumerate(stages):
+        dense = max(0, min(n, dense_layers - start))
+        ahead = i - (last - mtp_before_head) if mtp and mtp_before_head else -1
+        hops = (0 <= ahead < mtp_before_head, ahead > 0)
+        chunks.append(ChunkKind(dense, n - dense, i == 0, mtp and i == last - mtp_before_head, i == last, hops))
+        start += n
+    ranks = [tuple(chunks[number] for number in numbers) for numbers in chunk_numbers(schedule, pp, vpp)]
+    kinds = tuple(dict.fromkeys(ranks))
+    place = {kind: i for i, kind in enumerate(kinds)}
+    return ChunkLayout(
+        pp, vpp, schedule, stages, tuple(place[r] for r in ranks), kinds, tuple(ranks.index(k) for k in kinds)
+    )

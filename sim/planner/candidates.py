@@ -20,18 +20,18 @@ from sim.cost.evaluate import closed_form_step
 from sim.cost.layer import LayerEstimator
 from sim.cost.layer_cost import LayerCost
 from sim.cost.operators import WIDTH
-from sim.cost.parameters import layer_params, rank_params
+from sim.cost.parameters import held_params, layer_params
 from sim.cost.stacks import Stack
 from sim.cost.step import data_parallel, offloaded_layer, stage_message_s
 from sim.cost.step_costs import ChunkCost, StepCosts
 from sim.planner.candidate import (
     Candidate,
-    ChunkKind,
     ChunkLayout,
     DataParallelCosts,
     PhaseSeconds,
     SharedWork,
     StepParts,
+    chunk_layout,
 )
 from sim.planner.shared import (
     LAYER_SWITCHES,
@@ -50,7 +50,7 @@ from sim.planner.space import lighter
 from sim.planner.stages import Units, balanced
 from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
-from sim.spec.plan import Plan, Workload
+from sim.spec.plan import Plan, Workload, chunk_numbers
 
 
 class PlanCosts:
@@ -118,30 +118,11 @@ class PlanCosts:
     @cached(layout_key)
     def layout(self, c: Candidate) -> ChunkLayout:
         """Which chunks each pipeline rank holds."""
-        plan, model = Plan(pp=c.pp, vpp=c.vpp, schedule=c.schedule), self.model
-        layers, start, chunks = c.stages or self._balanced(c, plan), 0, []
-        last = len(layers) - 1
-        for i, n in enumerate(layers):
-            dense = max(0, min(n, self.dense_layers - start)) if model.experts else n
-            ahead = i - (last - c.mtp_before_head) if self.mtp and c.mtp_before_head else -1
-            hops = (0 <= ahead < c.mtp_before_head, ahead > 0)
-            chunks.append(
-                ChunkKind(dense, n - dense, i == 0, bool(self.mtp) and i == last - c.mtp_before_head, i == last, hops)
-            )
-            start += n
-        ranks = [tuple(chunks[chunk] for chunk in plan.chunks_of_rank(r)) for r in range(c.pp)]
-        kinds = tuple(dict.fromkeys(ranks))
-        return ChunkLayout(
-            c.pp,
-            c.vpp,
-            c.schedule,
-            tuple(layers),
-            tuple(kinds.index(r) for r in ranks),
-            kinds,
-            tuple(ranks.index(k) for k in kinds),
-        )
+        stages = c.stages or self._balanced(c)
+        dense = self.dense_layers if self.model.experts else self.model.layers
+        return chunk_layout(stages, c.pp, c.vpp, c.schedule, dense, c.mtp_before_head, bool(self.mtp))
 
-    def _balanced(self, c: Candidate, plan: Plan) -> tuple[int, ...]:
+    def _balanced(self, c: Candidate) -> tuple[int, ...]:
         """Layers of each chunk by what this candidate's layers take before their weights are sharded."""
         parts, nothing = self.costs(c._replace(zero=0)), PhaseSeconds(0.0, 0.0, 0.0, 0.0, 0.0)
         paired = c.schedule.startswith("dualpipe")
@@ -162,7 +143,7 @@ class PlanCosts:
             tuple(fixed),
             c.mtp_before_head,
         )
-        return balanced(units, [plan.chunks_of_rank(rank) for rank in range(c.pp)])
+        return balanced(units, chunk_numbers(c.schedule, c.pp, c.vpp))
 
     def _estimator(self, c: Candidate, zero: int = 0) -> LayerEstimator:
         plan = self.plan(c, zero, bare=True)
@@ -243,18 +224,8 @@ class PlanCosts:
     @cached(params_key)
     def params(self, c: Candidate) -> tuple[tuple[float, float], ...]:
         """(replicated, expert) weights of each kind of rank of the candidate's layout."""
-        plan = Plan(
-            tp=c.tp,
-            pp=c.pp,
-            ep=c.ep,
-            etp=c.etp,
-            vpp=c.vpp,
-            schedule=c.schedule,
-            stages=self.layout(c).stages,
-            mtp_before_head=c.mtp_before_head,
-        )
-        every = rank_params(self.model, plan, memory.padded(self.model.vocab, c.tp), self.workload.mtp)
-        return tuple(every[rank] for rank in self.layout(c).first_of)
+        vocab = memory.padded(self.model.vocab, c.tp)
+        return tuple(held_params(held, self.model, c, vocab) for held in self.layout(c).held)
 
     @cached(data_parallel_key)
     def data_parallel(self, c: Candidate) -> DataParallelCosts:
@@ -351,7 +322,10 @@ class PlanCosts:
 
     def excess_bytes(self, c: Candidate) -> float:
         """Bytes by which the plan is over the chip's memory or its share of the host's; 0 or less where it fits."""
-        chip, host = self.need_bytes(c)
+        return self.over_bytes(*self.need_bytes(c))
+
+    def over_bytes(self, chip: float, host: float) -> float:
+        """By how much a need is over the chip's memory or its share of the host's."""
         return max(chip - self.memory_capacity, host - self.host_capacity)
 
     def need_bytes(self, c: Candidate) -> tuple[float, float]:
@@ -362,20 +336,15 @@ class PlanCosts:
         away, host, host_states = self.offloads(c), 0.0, self.host_states(c)
         dense, moe = (parts.kinds.get(kind, (0.0, 0.0, 0.0)) for kind in ("dense", "moe"))
         once = [whole if again else whole - held for _, held, whole in (dense, moe)]  # of the layer that is run again
-        for chunks, rank, states, there in zip(layout.kinds, layout.first_of, self.states(c), host_states, strict=True):
+        streams = self.mtp * (moe if self.model.experts else dense)[0] if c.mtp_before_head else 0.0
+        for held, rank, states, there in zip(layout.held, layout.first_of, self.states(c), host_states, strict=True):
             # a kind's first rank has the most in flight, so the others of its kind are no fuller
             flights = memory.in_flight(layout, rank, m)[0]
-            layers = largest = per = transient = loss = head_kept = 0.0
-            for n, e, head, depths, tail, _ in chunks:
-                layers += n * dense[0] + e * moe[0]
-                largest = max(largest, dense[0] if n else 0.0, moe[0] if e else 0.0)
-                if depths and c.mtp_before_head:
-                    per += self.mtp * (moe if self.model.experts else dense)[0]
-                transient = max(transient, once[0] if n else 0.0, once[1] if e else 0.0)
-                if head:
-                    per += parts.embedding
-                if tail:
-                    loss, head_kept = parts.loss, head_kept + parts.head
+            layers = held.dense * dense[0] + held.moe * moe[0]
+            largest = max(dense[0] if held.dense else 0.0, moe[0] if held.moe else 0.0)
+            transient = max(once[0] if held.dense else 0.0, once[1] if held.moe else 0.0)
+            per = held.depths * streams + held.first * parts.embedding
+            loss, head_kept = (parts.loss, held.last * parts.head) if held.last else (0.0, 0.0)
             whole = flights * layers
             kept = min(whole, 2 * largest) if away else whole
             worst = max(worst, states + kept + flights * per + head_kept + max(transient, loss))

@@ -260,14 +260,15 @@ def _try_one(costs: PlanCosts, c: Candidate, tokens: int, ranking: _Ranking, out
     if ranking.beats(costs.lower_bound(c) / tokens, c.num_chips):
         out.bounded += 1
         return True
-    excess = costs.excess_bytes(c)
+    need = costs.need_bytes(c)
+    excess = costs.over_bytes(*need)
     if excess > 0:
         _refuse(out, ranking, c, excess)
         return False
     seconds = costs.estimate_s(c)
     out.evaluated += 1
     if 0 < seconds < math.inf:
-        ranking.add(RankedPlan(c, seconds, costs.memory_bytes(c), tokens))
+        ranking.add(RankedPlan(c, seconds, need[0], tokens))
     return True
 
 

@@ -12,6 +12,7 @@ dp.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -108,6 +109,16 @@ def _ranks_with_ends(layers: int, pp: int, vpp: int, first: int | None, last: in
 
 # A plan is complete with these; what else it has is off, or as the software has it.
 WIDTHS = ("tp", "pp", "dp", "cp", "ep", "etp", "vpp", "schedule", "micro_batch", "zero", "recompute")
+
+
+@functools.lru_cache(maxsize=1024)
+def chunk_numbers(schedule: str, pp: int, vpp: int) -> tuple[tuple[int, ...], ...]:
+    """Model-order numbers of the chunks that each pipeline rank holds."""
+    if schedule in ("dualpipe-v", "zb-v"):
+        return tuple((rank, 2 * pp - 1 - rank) for rank in range(pp))
+    if schedule == "dualpipe":
+        return tuple((rank, pp - 1 - rank) for rank in range(pp))  # two copies of the model, fed from both ends
+    return tuple(tuple(v * pp + rank for v in range(vpp)) for rank in range(pp))
 
 
 @dataclass(frozen=True)
@@ -283,11 +294,7 @@ class Plan:
 
     def chunks_of_rank(self, rank: int) -> tuple[int, ...]:
         """Model-order chunk numbers that a pipeline rank holds."""
-        if self.schedule in ("dualpipe-v", "zb-v"):
-            return (rank, 2 * self.pp - 1 - rank)
-        if self.schedule == "dualpipe":
-            return (rank, self.pp - 1 - rank)  # two copies of the model, fed from both ends
-        return tuple(v * self.pp + rank for v in range(self.vpp))
+        return chunk_numbers(self.schedule, self.pp, self.vpp)[rank]
 
     def dp_stride(self) -> int:
         """Chips between neighbours of a data-parallel group."""
