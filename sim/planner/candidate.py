@@ -113,7 +113,16 @@ class ChunkLayout:
     @functools.cached_property
     def held(self) -> tuple[Held, ...]:
         """Of each kind of rank."""
-        return tuple(Held(*(sum(chunk[i] for chunk in chunks) for i in range(5))) for chunks in self.kinds)
+        return tuple(
+            Held(
+                sum(chunk.dense for chunk in chunks),
+                sum(chunk.moe for chunk in chunks),
+                sum(chunk.first for chunk in chunks),
+                sum(chunk.depths for chunk in chunks),
+                sum(chunk.last for chunk in chunks),
+            )
+            for chunks in self.kinds
+        )
 
 
 @functools.lru_cache(maxsize=4096)  # layers that take different times are cut alike as a rule

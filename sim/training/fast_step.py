@@ -23,7 +23,7 @@ EXACT = 6  # micro-batches for each pipeline rank that are always worked off; wh
 LEAST = 128
 
 
-@functools.lru_cache(maxsize=32)  # one answer asks for its own step several times
+@functools.lru_cache(maxsize=1024)  # an answer asks for its own step several times, the next for plans of the last
 def fast_step_s(costs: StepCosts, schedule: str = "1f1b") -> float:
     """Seconds of one step, as `sim.training.step.simulate` without jitter gives them.
 

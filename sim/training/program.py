@@ -107,7 +107,8 @@ class _Wiring:
     rows: list[list[tuple[int, int, int, bool, int, bool]]]
     pieces: list[
         list[tuple[str, int, int]]
-    ]  # (kind, chunk, chunk of the backward) of each op: equal ones cost the same
+    ]  # of each rank its (kind, chunk, chunk of the backward): what costs the same
+    piece_of: list[list[int]]  # of each rank which of them each op is
     size: int
     chains: list[schedules.Chain]
 
@@ -132,37 +133,51 @@ def _wiring(schedule: str, P: int, m: int, v: int) -> _Wiring:
         stages, n = len(chains[c].stages), len(chains[c].micro_batches)
         return base[c] + (back * stages + s) * n + i
 
-    def forward(rank: int, chunk: int, i: int) -> tuple[int, int, bool]:
+    def forward(rank: int, chunk: int) -> tuple[int, int, int, bool]:
+        """Of micro-batch i: waits for slot need + step · i, fills out + i, on another rank or not."""
         c, s = position[rank, chunk]
         stages = chains[c].stages
+        need, step = (slot(c, s, 0, False), 1) if s else (0, 0)
         if s + 1 == len(stages):
-            return slot(c, s, i, False) if s else 0, slot(c, s, i, True), False  # the loss: gradient starts here
-        return slot(c, s, i, False) if s else 0, slot(c, s + 1, i, False), stages[s + 1][0] != rank
+            return need, step, slot(c, s, 0, True), False  # the loss: gradient starts here
+        return need, step, slot(c, s + 1, 0, False), stages[s + 1][0] != rank
 
-    def backward(rank: int, chunk: int, i: int) -> tuple[int, int, bool]:
+    def backward(rank: int, chunk: int) -> tuple[int, int, int, bool]:
+        """Of micro-batch i: waits for slot need + i, fills out + step · i, on another rank or not."""
         c, s = position[rank, chunk]
-        return slot(c, s, i, True), slot(c, s - 1, i, True) if s else 0, bool(s) and chains[c].stages[s - 1][0] != rank
+        out, step = (slot(c, s - 1, 0, True), 1) if s else (0, 0)
+        return slot(c, s, 0, True), out, step, bool(s) and chains[c].stages[s - 1][0] != rank
 
     wired: list[list[tuple[int, int, int, bool, int, bool]]] = []
+    pieces: list[list[tuple[str, int, int]]] = []
+    piece_of: list[list[int]] = []
     for rank, order in enumerate(orders):
-        rows = []
-        for op in order:
-            if op.kind == "F":
-                need, out, far = forward(rank, op.chunk, op.micro_batch)
-                rows.append((need, 0, out, far, 0, False))
-            elif op.kind == "W":
-                rows.append((0, 0, 0, False, 0, False))
-            elif op.kind == "FB":
-                need, out, far = forward(rank, op.chunk, op.micro_batch)
-                need2, out2, far2 = backward(rank, op.b_chunk, op.b_micro_batch)
-                rows.append((need, need2, out, far, out2, far2))
+        there = {chunk: forward(rank, chunk) for of, chunk in position if of == rank}
+        back = {chunk: backward(rank, chunk) for of, chunk in position if of == rank}
+        rows: list[tuple[int, int, int, bool, int, bool]] = []
+        places: dict[tuple[str, int, int], int] = {}
+        own = []
+        for kind, i, chunk, b_i, b_chunk in order:
+            if kind == "F":
+                need, step, out, far = there[chunk]
+                rows.append((need + step * i, 0, out + i, far, 0, False))
+            elif kind == "W":
+                rows.append(_NOTHING)
+            elif kind == "FB":
+                need, step, out, far = there[chunk]
+                need2, out2, step2, far2 = back[b_chunk]
+                rows.append((need + step * i, need2 + b_i, out + i, far, out2 + step2 * b_i, far2))
             else:
-                need, out, far = backward(rank, op.chunk, op.micro_batch)
-                rows.append((need, 0, out, far, 0, False))
+                need, out, step, far = back[chunk]
+                rows.append((need + i, 0, out + step * i, far, 0, False))
+            own.append(places.setdefault((kind, chunk, b_chunk), len(places)))
         wired.append(rows)
-    one: dict[tuple[str, int, int], tuple[str, int, int]] = {}  # equal pieces are one object
-    pieces = [[one.setdefault(p, p) for p in ((op.kind, op.chunk, op.b_chunk) for op in order)] for order in orders]
-    return _Wiring(orders, wired, pieces, size, chains)
+        pieces.append(list(places))
+        piece_of.append(own)
+    return _Wiring(orders, wired, pieces, piece_of, size, chains)
+
+
+_NOTHING = (0, 0, 0, False, 0, False)  # waits for nothing, fills nothing
 
 
 def _work(kind: str, cost: ChunkCost, back: ChunkCost) -> Work:
@@ -185,11 +200,12 @@ def compile_programs(costs: StepCosts, schedule: str) -> tuple[list[Program], in
     P, m, v = len(table), costs.micro_batches, len(table[0])
     wiring = (_kept_wiring if P * m * v <= KEPT else _wiring)(schedule, P, m, v)
     programs = []
-    for chunks, ops, rows, pieces in zip(table, wiring.ops, wiring.rows, wiring.pieces, strict=True):
-        of = {piece: _work(piece[0], chunks[piece[1]], chunks[piece[2]]) for piece in set(pieces)}
-        seconds = {piece: work.seconds() for piece, work in of.items()}
-        hideable = any(w.forward_comm_s or w.backward_comm_s for w in of.values())
-        programs.append(Program(ops, rows, [of[p] for p in pieces], [seconds[p] for p in pieces], hideable))
+    for rank, chunks in enumerate(table):
+        of = [_work(kind, chunks[chunk], chunks[b_chunk]) for kind, chunk, b_chunk in wiring.pieces[rank]]
+        seconds, places = [work.seconds() for work in of], wiring.piece_of[rank]
+        hideable = any(w.forward_comm_s or w.backward_comm_s for w in of)
+        work, lengths = [of[k] for k in places], [seconds[k] for k in places]
+        programs.append(Program(wiring.ops[rank], wiring.rows[rank], work, lengths, hideable))
     return programs, wiring.size, wiring.chains
 
 
