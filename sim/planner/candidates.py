@@ -26,6 +26,7 @@ from sim.cost.step import data_parallel, offloaded_layer, stage_message_s
 from sim.cost.step_costs import ChunkCost, StepCosts
 from sim.planner.candidate import (
     Candidate,
+    ChunkKind,
     ChunkLayout,
     DataParallelCosts,
     PhaseSeconds,
@@ -184,19 +185,24 @@ class PlanCosts:
         parts, layout, nothing = self.costs(c), self.layout(c), PhaseSeconds(0.0, 0.0, 0.0, 0.0, 0.0)
         dense, moe, first, depths, last = (parts.get(k, nothing) for k in ("dense", "moe", "first", "depths", "last"))
         hop = self.mtp * self.stage_message_s(c) if c.mtp_before_head and c.pp > 1 else 0.0
-        out = []
-        for chunks in layout.kinds:
-            row = []
-            for kind in chunks:
+        known: dict[ChunkKind, tuple[float, float, float, float, float]] = {}  # ranks hold many that are alike
+
+        def seconds(kind: ChunkKind) -> tuple[float, float, float, float, float]:
+            if kind not in known:
                 total = [kind.dense * d + kind.moe * m for d, m in zip(dense, moe, strict=True)]
                 for there, end in ((kind.first, first), (kind.depths, depths), (kind.last, last)):
                     if there:
                         total = [t + e for t, e in zip(total, end, strict=True)]
-                total[0] += hop * kind.hops[0]
-                total[1] += hop * kind.hops[1]
-                row.append((total[0], total[1], total[2], total[3], total[4]))
-            out.append(tuple(row))
-        return tuple(out)
+                known[kind] = (
+                    total[0] + hop * kind.hops[0],
+                    total[1] + hop * kind.hops[1],
+                    total[2],
+                    total[3],
+                    total[4],
+                )
+            return known[kind]
+
+        return tuple(tuple(seconds(kind) for kind in chunks) for chunks in layout.kinds)
 
     @cached(loads_key)
     def loads(self, c: Candidate) -> Loads:
