@@ -138,10 +138,8 @@ class Number:
     __gt__, __ge__ = _operation(operator.gt), _operation(operator.ge)
 
     def __eq__(self, other: object) -> Any:
-        """Of a set or a mapping: numbers that were computed alike are one."""
-        if isinstance(other, Number):
-            return self is other
-        return self.tape.record(operator.eq, (self, other))
+        """A set or a mapping asks for what is the same number: nothing is recorded then."""
+        return True if self is other else self.tape.record(operator.eq, (self, other))
 
     def __round__(self) -> Number:
         return self.tape.record(round, (self,))

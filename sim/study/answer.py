@@ -5,8 +5,8 @@
 
 `run`, `plan`, `compare`, `sweep`, `campaign`, the page and the reports all print these figures. The step is simulated
 as events; the days are those of the median of several campaigns with failures; money and energy follow from chips and
-days. `outcome` is the same with facts at other values: what moves is scaled by the closed form, so that a draw costs a
-few milliseconds and the scenario's own facts give the scenario's own figures.
+days. `outcome` is the same with facts at other values: what moves is scaled by the closed form, so that the scenario's
+own facts give the scenario's own figures; `outcomes` records it once and repeats it for many draws (`sim.base.tape`).
 """
 
 from __future__ import annotations
