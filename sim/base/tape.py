@@ -72,6 +72,10 @@ class Tape:
             out += self._block(program, results, some, min(ROWS, rows - first))
         return out
 
+    def clear(self) -> None:
+        """Forget what was done. Caches of the formulas may keep numbers of a tape: not all that led to them, then."""
+        self._steps, self._known, self._answers = [], {}, {}
+
     def _program(self, wanted: Iterable[Number]) -> list[tuple[int, Step, list[int]]]:
         """What makes these numbers, in order: where a result goes, its step, and which values nobody needs from here
         on."""

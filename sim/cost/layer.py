@@ -10,6 +10,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from sim.base.same import Same
 from sim.base.tape import least, most
 from sim.cost import collectives
 from sim.cost.layer_cost import LayerCost, LayerWork
@@ -65,19 +66,6 @@ class HostTime:
 
 
 # ------------------------------------------------------------------ kept work of layers
-
-
-class Same:
-    """An object as part of a cache key: equal only to itself, and kept alive, so that its identity stays its own."""
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.value is other.value
 
 
 @dataclass(frozen=True)

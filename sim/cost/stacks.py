@@ -21,6 +21,7 @@ from typing import Any
 from minglm import datafiles
 from minglm.errors import InputError, nearest
 from sim.base.documents import read_mapping
+from sim.base.same import Same
 from sim.cost import measured
 from sim.cost.kernels import Kernels
 from sim.cost.operators import Style
@@ -148,7 +149,7 @@ class Stack:
         forward, backward, half, _ = attention_shares(kernel, chip)
         cores, held = 1.0 - self.comm_cores, self.scale or sustained(chip)[0]
         return _kernels(
-            chip_key(chip),
+            Same(chip),
             forward,
             backward,
             half,
@@ -160,19 +161,9 @@ class Stack:
         )
 
 
-_CHIPS: dict[tuple[str, int], Chip] = {}
-
-
-def chip_key(chip: Chip) -> tuple[str, int]:
-    """A key for caches of what belongs to this chip object; the chip is kept, so that its identity stays its own."""
-    key = (chip.name, id(chip))
-    _CHIPS[key] = chip
-    return key
-
-
 @functools.lru_cache(maxsize=512)
-def _kernels(key: tuple[str, int], *values: Any) -> Kernels:
-    return Kernels(_CHIPS[key], *values)
+def _kernels(chip: Same[Chip], *values: Any) -> Kernels:
+    return Kernels(chip.value, *values)
 
 
 def attention_shares(kernel: str, chip: Chip) -> tuple[float, float, float, str]:

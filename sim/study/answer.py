@@ -284,8 +284,10 @@ def outcomes(s: Scenario, rows: Sequence[Mapping[tuple, float]], base: Base) -> 
     own = [_own(s, path) for path in paths]
     recorded = outcome(s, {path: tape.input(value) for path, value in zip(paths, own, strict=True)}, base)
     columns = [[row.get(path, value) for row in rows] for path, value in zip(paths, own, strict=True)]
+    repeated = tape.repeat(list(recorded.values()), columns, len(rows))
+    tape.clear()
     out: list[dict[str, float] | InputError] = []
-    for facts, results in zip(rows, tape.repeat(list(recorded.values()), columns, len(rows)), strict=True):
+    for facts, results in zip(rows, repeated, strict=True):
         try:
             # None: it takes another course
             one = outcome(s, facts, base) if results is None else dict(zip(recorded, results, strict=True))

@@ -1,5 +1,6 @@
 """Distributions keep their shape; intervals follow from them; bad ones are refused in one line."""
 
+import gc
 import random
 import statistics
 
@@ -8,6 +9,7 @@ import pytest
 
 from minglm.errors import InputError
 from sim.base.distributions import Triangle, Values, distribution
+from sim.base.tape import Number
 from sim.scenario.training import load_scenario, resolve
 from sim.study.answer import LUCK, base_of, glance, outcomes
 from sim.study.monte_carlo import ERROR, FAILURES, fact_inputs, interval, monte_carlo, outcome
@@ -210,3 +212,18 @@ def test_nothing_moved_is_the_scenarios_own_answer():
     base = base_of(s, glance(s))
     assert outcome(s, {}, base)["days"] == base.simulated.campaign.days
     assert outcomes(s, [{(LUCK,): 1.0}], base)[0]["days"] == base.simulated.campaign.days
+
+
+def test_a_recorded_answer_is_not_kept():
+    """The cost model's caches hold numbers of the last tapes, not all that led to them: hundreds of answers in one
+    process would fill its memory."""
+    s = load_scenario("llama3_405b_16k_h100")
+    base = base_of(s, glance(s))
+    rows = [{one.path: one.dist.middle for one in fact_inputs(s)}]
+    outcomes(s, rows, base)
+    gc.collect()
+    before = sum(isinstance(one, Number) for one in gc.get_objects())
+    for _ in range(5):
+        outcomes(s, rows, base)
+    gc.collect()
+    assert sum(isinstance(one, Number) for one in gc.get_objects()) - before < 5 * 100
