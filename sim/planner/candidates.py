@@ -85,6 +85,21 @@ class PlanCosts:
         self.once_set = _alike(switches, lambda key: key != "activation_offload")
         self.lighter = lighter(switches)
 
+    def serves(
+        self,
+        model: ModelSpec,
+        cluster: Cluster,
+        workload: Workload,
+        precision: str,
+        stack: Stack,
+        switches: tuple[Mapping[str, Any], ...],
+    ) -> bool:
+        """Whether these are the costs of that question, too: it may differ in chips and batch alone."""
+        return (self.model, self.precision, self.stack, self.switches) == (model, precision, stack, switches) and (
+            replace(self.cluster, num_chips=cluster.num_chips) == cluster
+            and replace(self.workload, global_batch=workload.global_batch) == workload
+        )
+
     # ---------------------------------------------------------------- objects for people
 
     def plan(self, c: Candidate, zero: int | None = None, bare: bool = False) -> Plan:

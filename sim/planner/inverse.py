@@ -15,6 +15,7 @@ from typing import Any
 from minglm.errors import InputError
 from sim.base.units import DAY_S, parse, show
 from sim.cost import money
+from sim.planner.candidates import PlanCosts
 from sim.planner.compare import break_even as price_of_break_even
 from sim.planner.compare import break_even_interval, drawn_apart
 from sim.planner.planner import completed, solved
@@ -64,10 +65,21 @@ def with_chips(q: Question, chips: int) -> Question:
     return read_question({**q.document, "chips": chips})
 
 
+class AtOnce:
+    """Questions answered with plans that are found at once; those about other chips share what plans cost."""
+
+    def __init__(self) -> None:
+        self._costs: PlanCosts | None = None
+
+    def __call__(self, q: Question) -> Simulated:
+        """The question's answer."""
+        best, self._costs = quick(q, self._costs)
+        return simulate(resolve(completed(q, self._costs, best)))
+
+
 def at_once(q: Question) -> Simulated:
     """The question answered with a plan that is found at once."""
-    best, costs = quick(q)
-    return simulate(resolve(completed(q, costs, best)))
+    return AtOnce()(q)
 
 
 def _enough(days: float) -> str:
@@ -160,10 +172,10 @@ def fewest_chips(q: Question, start: int = 1) -> int:
     Raises:
         InputError: none up to the cluster's own and sixteen times as many.
     """
-    chips = max(1, start)
+    chips, answered = max(1, start), AtOnce()
     while chips <= 16 * max(q.cluster.num_chips, 64):
         try:
-            at_once(with_chips(q, chips))
+            answered(with_chips(q, chips))
             return chips
         except InputError:
             chips *= 2
@@ -186,11 +198,11 @@ def within(q: Question, deadline_s: float) -> dict[str, Any]:
             f"deadline of {days_words(deadline_s / DAY_S)}: {q.cluster.num_chips:,} × {q.cluster.chip.name} need "
             f"{days_words(whole['days'])}; give --deadline '{_enough(whole['days'])}', more chips or fewer tokens"
         )
-    low, high = 1, q.cluster.num_chips
+    low, high, answered = 1, q.cluster.num_chips, AtOnce()
     while high - low > max(1, high // 20):
         middle = (low + high) // 2
         try:
-            fewer = at_once(with_chips(q, middle))
+            fewer = answered(with_chips(q, middle))
             fast = fewer.campaign.days * DAY_S <= deadline_s
         except InputError:
             fast = False
@@ -212,11 +224,12 @@ def growth(q: Question, most: int = MOST_TENTHS) -> dict[str, Any]:
     curve does not end so). Widths divide few numbers of chips well, so a single tenth says little.
     """
     rows: list[dict[str, Any]] = []
+    answered = AtOnce()
     for k in range(most + 1):
         chips = round(q.cluster.num_chips * 1.1**k)
         if rows and chips == rows[-1]["chips"]:
             continue
-        row = _row(at_once(with_chips(q, chips)))
+        row = _row(answered(with_chips(q, chips)))
         kept = ("chips", "plan", "step_s", "days", "rent_usd", "own_usd", "intervals")
         entry: dict[str, Any] = {key: row[key] for key in kept if key in row}
         entry["chips"] = chips

@@ -53,15 +53,16 @@ def quick(
     """A plan that fits and is near the best, and the costs that priced it.
 
     Args:
-        costs: of an earlier question about the same model, machine, sequence, precision and stack: what it has computed
-            is used again.
+        costs: of an earlier question: where it was about the same but for chips and batch, what it has computed is used
+            again.
         look_everywhere: search the whole space where the coarse look finds nothing, which is slow.
         check: called before each look; what it raises ends the search.
     Raises:
         InputError: nothing fits.
     """
     space = space_of(q)
-    shared = costs or PlanCosts(q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
+    about = (q.model, q.cluster, q.workload, q.precision, q.stack, space.switches)
+    shared = costs if costs and costs.serves(*about) else PlanCosts(*about)
 
     def best(some: Space) -> RankedPlan | None:
         if check:
