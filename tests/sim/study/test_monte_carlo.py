@@ -222,8 +222,8 @@ def test_a_recorded_answer_is_not_kept():
     rows = [{one.path: one.dist.middle for one in fact_inputs(s)}]
     outcomes(s, rows, base)
     gc.collect()
-    before = sum(isinstance(one, Number) for one in gc.get_objects())
+    before = sum(type(one) is Number for one in gc.get_objects())
     for _ in range(5):
         outcomes(s, rows, base)
     gc.collect()
-    assert sum(isinstance(one, Number) for one in gc.get_objects()) - before < 5 * 100
+    assert sum(type(one) is Number for one in gc.get_objects()) - before < 5 * 100
