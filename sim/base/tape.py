@@ -85,7 +85,7 @@ class Tape:
             step = self._steps[place]
             if place not in last or step is None:
                 continue
-            done = {a.place for a in step[1] if type(a) is Number} - last.keys()
+            done = {a.place for a in step[1] if type(a) is Number and a.place not in last}
             last |= dict.fromkeys(done, place)
             steps.append((place, step, list(done)))
         return steps[::-1]
