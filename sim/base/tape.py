@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import Any
 
-ROWS = 100  # that are worked on at a time: some ten thousand values each
+ROWS = 250  # that are worked on at a time
 Step = tuple[Callable[..., Any], tuple[Any, ...]]  # a function, and its arguments: numbers of the tape, or constants
 
 

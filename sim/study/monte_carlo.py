@@ -38,7 +38,7 @@ from sim.validation.coverage import kind_of, left_out_factors
 MOVED = ("days", "rent_usd", "own_usd", "energy_kwh")
 # Samples that a process takes at a time: what it records once serves all of them. With other fields each is a
 # scenario of its own.
-CHUNK, CHUNK_OF_FIELDS = 500, 25
+CHUNK, CHUNK_OF_FIELDS = 1250, 25
 # the dimension of scenario fields that take units; all others are counts or ratios
 DIMENSIONS = {
     "rent_usd_per_hour": "money_per_hour",

@@ -23,7 +23,7 @@ def rows_of(rng, count):
     return [tuple(rng.uniform(0.1, 3.0) for _ in range(3)) for _ in range(count)]
 
 
-@pytest.mark.parametrize("count", [1, 7, 250])
+@pytest.mark.parametrize("count", [1, 7, 600])
 def test_repeated_is_computed_to_the_last_bit(count):
     rows, tape = rows_of(random.Random(count), count), Tape()
     made = formula(*(tape.input(x) for x in (2.0, 1.0, 2.0)))

@@ -79,6 +79,7 @@ def test_same_answer_for_any_number_of_processes():
     s = resolve(SMALL)
     one, two = (monte_carlo(s, 120, {"tokens": {"low": "1T", "mid": "1T", "high": "2T"}}, workers=w) for w in (1, 2))
     assert one == two
+    assert monte_carlo(s, 1300, workers=1) == monte_carlo(s, 1300, workers=2)
     assert monte_carlo(s, 120, seed=1, workers=1)["intervals"] != monte_carlo(s, 120, seed=2, workers=1)["intervals"]
 
 
