@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
-import numpy as np
 import torch
 
 from minglm.data import corpus
-from minglm.data.chat import encode_chat, lookup_chat
+from minglm.data.chat import encode_chat
 from minglm.data.tiny_world.documents import MIXTURE
 from minglm.data.tiny_world.loader import TinyWorldLoader
 from minglm.training.recipe import TINY_WORLD
@@ -58,15 +57,6 @@ def unseen_passages(tokenizer, recipe, length: int, count: int) -> list:
     ids = [t for document in tokenizer.encode_batch([d.text for d in held_back]) for t in document]
     step = (len(ids) - length) // count
     return [torch.tensor(ids[i * step : i * step + length]) for i in range(count)]
-
-
-def passages_with_facts(tokenizer, recipe, length: int, count: int, facts: int = 4, seed: int = 3) -> list:
-    """The same, with `facts` short sentences hidden in each passage and asked for at the end, as `lookup_share` does in
-    training.
-    """
-    rng = np.random.default_rng(seed)
-    filler = np.concatenate(unseen_passages(tokenizer, recipe, 8 * length, 4))
-    return [torch.tensor(lookup_chat(rng, tokenizer, filler, length, facts)[0]) for _ in range(count)]
 
 
 def chat_strip(tokenizer, messages: tuple) -> None:
