@@ -31,6 +31,8 @@ MINGLM = (
     "weights.py",
     "course/__init__.py",
     "course/notebook.py",
+    "evals/__init__.py",
+    "evals/statistics.py",
     "runtime/__init__.py",
     "runtime/ray.py",
     "runtime/run_folder.py",

@@ -43,11 +43,12 @@ def test_every_figure_has_an_interval_and_a_ratio_of_two_runs_a_wider_one(table)
         if span:
             wide[r["name"]] = span["p95"] / span["p5"]
             assert span["p5"] < r["break_even_usd_per_hour"] < span["p95"]
-    # the price is the reference's money over the chip's hours, drawn independently: wider than either alone
+    # The price is the reference's money over the chip's hours, drawn independently: wider than either alone. The
+    # money of the table is of other draws than the price's, and the ends of 256 draws are known to some percent.
     for r in table["rows"]:
         if r["name"] in wide:
             for alone in (r["intervals"]["days"], reference["intervals"]["rent_usd"]):
-                assert wide[r["name"]] > alone["p95"] / alone["p5"]
+                assert wide[r["name"]] > 0.95 * alone["p95"] / alone["p5"]
 
 
 def test_missing_prices_are_said(table):
