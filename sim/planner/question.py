@@ -29,7 +29,7 @@ from sim.scenario.fields import OPTIONS, PLAN, SCENARIO, Recompute
 from sim.scenario.file import canonical_document, set_path
 from sim.scenario.phases import check_indexer, check_tokens, read_phases
 from sim.scenario.training import attended
-from sim.spec.hardware import Chip, Cluster
+from sim.spec.hardware import Cluster
 from sim.spec.model import ModelSpec
 from sim.spec.model_loader import load_model
 from sim.spec.plan import WIDTHS, Workload
@@ -187,10 +187,10 @@ def _pinned(values: Mapping[str, Any], layers: int) -> dict[str, Any]:
 
 def question(  # noqa: PLR0913 (keywords, each a part of the question)
     model: ModelSource,
-    cluster: str | Mapping[str, Any] | Cluster | None = None,
+    cluster: str | Mapping[str, Any] | None = None,
     chips: object = None,
     *,
-    chip: str | Mapping[str, Any] | Chip | None = None,
+    chip: str | Mapping[str, Any] | None = None,
     seq: object = None,
     batch: object = None,
     batch_tokens: object = None,

@@ -97,13 +97,14 @@ def _run() -> list[dict]:
         r.id: r
         for r in read_rows([datafiles.data("published_runs", f"{n}.yaml") for n in ("recompute_2022", "h100_h800")])
     }
-    for name in ("recompute2022-175b-selective", "llama3-405b-16384-8192"):
+    for name, cluster in (("recompute2022-175b-selective", "dgx_a100"), ("llama3-405b-16384-8192", "dgx_h100")):
         run = rows[name].run
         q = dataclasses.replace(
             question(
-                run.model.name, run.cluster, run.plan.num_chips, seq=run.workload.seq, batch=run.workload.global_batch
+                run.model.name, cluster, run.plan.num_chips, seq=run.workload.seq, batch=run.workload.global_batch
             ),
             model=run.model,
+            cluster=run.cluster,
             precision=run.precision,
             stack=run.stack,
         )
