@@ -185,6 +185,7 @@ def place(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(content)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINGLM_RESULTS", str(tmp_path / "folder"))
+    monkeypatch.setenv("MINGLM_RUNS", str(tmp_path / "runs"))  # what is given no place of its own is not the user's
     monkeypatch.delenv("MINGLM_API_KEY", raising=False)
     return tmp_path
 
