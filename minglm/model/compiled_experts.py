@@ -21,7 +21,6 @@ from minglm.model.threads import parallel_for
 
 SOURCE = Path(__file__).with_name("experts.c")
 AS_IT_IS = (0, 0)  # no rounding between the two products
-ROWS = 256  # of the activation alone: a part of the work, small enough that each thread has some
 _ROUNDING = ("rounding", "tile")
 _ARRAYS = (
     *("x", "gate_up", "down", "gate", "token", "inner", "out"),
@@ -36,26 +35,6 @@ class _Experts(ctypes.Structure):
 def fits(*tensors: Tensor) -> bool:
     """Whether this machine has the code for tensors of that kind."""
     return native.fits(SOURCE, *tensors)
-
-
-def _each(name: str, n: int, F: int, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
-    """Call a function of the code on parts of n rows."""
-    function, held = getattr(native.code(SOURCE), name), [t.contiguous() for t in reads]
-
-    def work(share: Sequence[int]) -> None:
-        for first in share:
-            rows = (ctypes.c_long(first), ctypes.c_long(min(n, first + ROWS)), ctypes.c_long(F))
-            function(*map(native.address, held), *rows, *map(native.address, writes))
-
-    parallel_for(work, range(0, n, ROWS), torch.device("cpu"))
-
-
-def gated(inner: Tensor, gate: Tensor) -> Tensor:
-    """inner (n, 2F) and gate (n, 1) → silu(first half) · second half · gate, (n, F)."""
-    n, F = inner.shape[0], inner.shape[1] // 2
-    hidden = inner.new_empty(n, F)
-    _each("swiglu", n, F, (inner, gate), (hidden,))
-    return hidden
 
 
 def _run(name: str, parts: Sequence[tuple[int, slice]], rounding: tuple[int, int], **held: Tensor) -> None:

@@ -1,5 +1,5 @@
 /* The experts of a layer, each whole on one core: the products of the rows that chose it, the activation between them, and all
-   gradients. `GroupedSwiGLU`, `gated` and `gated_backward` of minglm/model/moe.py say the same in torch.
+   gradients. `GroupedSwiGLU` of minglm/model/moe.py says the same in torch.
 
 Shapes: N tokens, K choices each, C hidden, E experts, F expert width, n choices, sorted by expert; a row of `inner` (n, 2F)
 holds what silu is taken of, then what it is multiplied by. */
@@ -10,9 +10,9 @@ holds what silu is taken of, then what it is multiplied by. */
 #include "multiply.h"
 #include "rounding.h"
 
-/* hidden (n, F) = silu(g) · u · gate, gate (n,), of rows first to last - 1 */
-void swiglu(const float *inner, const float *gate, long first, long last, long F, float *hidden) {
-    for (long i = first; i < last; i++) {
+/* hidden (n, F) = silu(g) · u · gate, gate (n,) */
+void swiglu(const float *inner, const float *gate, long n, long F, float *hidden) {
+    for (long i = 0; i < n; i++) {
         const float *restrict g = inner + 2 * F * i, *restrict u = g + F;
         float *restrict out = hidden + F * i;
         memcpy(out, g, (size_t)F * sizeof(float));
@@ -22,9 +22,9 @@ void swiglu(const float *inner, const float *gate, long first, long last, long F
 }
 
 /* d_inner (n, 2F), d_gate (n,) and hidden (n, F) once more, from d_hidden (n, F) */
-void swiglu_backward(const float *inner, const float *gate, const float *d_hidden, long first, long last, long F,
-                     float *hidden, float *d_inner, float *d_gate) {
-    for (long i = first; i < last; i++) {
+static void swiglu_backward(const float *inner, const float *gate, const float *d_hidden, long n, long F, float *hidden,
+                            float *d_inner, float *d_gate) {
+    for (long i = 0; i < n; i++) {
         const float *restrict g = inner + 2 * F * i, *restrict u = g + F, *restrict d = d_hidden + F * i;
         float *restrict out = hidden + F * i, *restrict d_g = d_inner + 2 * F * i, *restrict d_u = d_g + F;
         memcpy(d_g, g, (size_t)F * sizeof(float));
@@ -89,7 +89,7 @@ int forward(const struct experts *e, const int64_t *share, int64_t count) {
             gather(e->x, e->token + at, n, C, rows);
             if (few) product(gate_up, rows, C, inner, 2 * F, 2 * F, C, n, 0);
             else multiply(rows, C, 1, packed_up, inner, 2 * F, n, C, 2 * F, 0);
-            swiglu(inner, e->gate + at, 0, n, F, hidden);
+            swiglu(inner, e->gate + at, n, F, hidden);
             const float *read = hidden;
             if (e->rounding) {
                 rounded(e, hidden, n, room_for_rounded, room_for_rounded + ROWS * F);
@@ -122,7 +122,7 @@ int backward(const struct experts *e, const int64_t *share, int64_t count) {
             gather(e->x, e->token + at, n, C, rows);
             gather(e->d_out, e->token + at, n, C, d_out);
             multiply(d_out, C, 1, packed_down, d_hidden, F, n, C, F, 0); /* gradient of gate·hidden */
-            swiglu_backward(e->inner + at * 2 * F, e->gate + at, d_hidden, 0, n, F, hidden, d_inner, e->d_gate + at);
+            swiglu_backward(e->inner + at * 2 * F, e->gate + at, d_hidden, n, F, hidden, d_inner, e->d_gate + at);
             pack(hidden, F, 1, n, F, packed_hidden);
             multiply(d_out, 1, C, packed_hidden, d_down, F, C, n, F, more);
             pack(rows, C, 1, n, C, packed_rows);
