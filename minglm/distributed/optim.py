@@ -61,6 +61,10 @@ class ShardedMuonAdamW(MuonAdamW):
         each = -(-m // self.n)
         return slice(min(m, rank * each), min(m, (rank + 1) * each))
 
+    def _muon_step(self, lr: float) -> None:
+        """All matrices on one thread: processes meet in between."""
+        self._muon_share([n for n, p in self.muon.items() if p.grad is not None], lr)
+
     def _directions(self, updates: dict[str, Tensor], lr: float) -> None:
         split = [name for name in updates if name in self.owner]
         whole = self._gather(split, updates)

@@ -18,6 +18,7 @@ from typing import NoReturn
 import torch
 from torch.distributed import DistError
 
+from minglm.data import shards
 from minglm.distributed import checkpoint
 from minglm.distributed.mesh import Mesh, PeerLost, destroy_process_group, exit_quietly, init_process_group
 from minglm.distributed.model import ShardedModel
@@ -184,6 +185,10 @@ class ShardedRun(TrainingRun):
     def before_forward(self, last: bool) -> None:
         """Gradients are summed over processes once an update."""
         self.model.accumulate(last)
+
+    def parts(self, batch: shards.Batch) -> list[shards.Batch]:
+        """All rows at once: another process has the others."""
+        return [batch]
 
     def all_ranks_agree(self, stop: bool) -> bool:
         """One that wants to stop stops all."""

@@ -16,6 +16,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ from minglm.runtime import device as devices
 from minglm.runtime import machine, run_folder, run_lock
 from minglm.training import checkpoint, data, memory, metrics
 from minglm.training import recipe as recipes
+from minglm.training.halves import backward, halves
 from minglm.training.optim import MuonAdamW, cosine_with_warmup
 from minglm.training.process import Interrupted, deterministic, finish_step_on_sigint
 from minglm.training.recipe import Recipe
@@ -99,7 +101,8 @@ class TrainingRun:
         open_data                    tokenizer, loaders, and notes on the text
         tell                         a line for the terminal, before the first step
         to_device, make_optimizer    the model as it is trained, and what updates it
-        before_forward               called before each forward pass of an update
+        before_forward               called before each batch of an update
+        parts                        rows of a batch that are trained at the same time
         all_ranks_agree              whether any process wants to stop
         open_log, write_notes        files of the run folder
         peak_flops_per_s             denominator of MFU
@@ -166,7 +169,13 @@ class TrainingRun:
         return MuonAdamW(self.named, self.config, lr=lr, adam_lr=adam_lr, weight_decay=weight_decay)
 
     def before_forward(self, last: bool) -> None:
-        """Called before each forward pass of an update; `last`: the backward pass after it ends the update."""
+        """Called before each batch of an update; `last`: its backward pass ends the update."""
+
+    def parts(self, batch: shards.Batch) -> list[shards.Batch]:
+        """The rows of a batch, parted into those that are trained at the same time."""
+        if self.device.type != "cpu" or self.recipe.compile:
+            return [batch]
+        return halves(batch, batch.tokens.numel() * self.flops_per_token())
 
     def all_ranks_agree(self, stop: bool) -> bool:
         """Whether to stop, when this process wants to (`stop`)."""
@@ -310,21 +319,21 @@ class TrainingRun:
         batches = [self.loader.batch(self.step * r.grad_accum + i) for i in range(r.grad_accum)]
         # Losses are divided by counts of the whole step: a mean of the passes' means would depend on the cut.
         counts = StepCounts.of(((b.targets, b.doc_start) for b in batches), self.config.mtp_depth).to(self.device)
+        learns = [p for _, p in self.named]
         for i, batch in enumerate(batches):
             self.before_forward(last=i == r.grad_accum - 1)
-            loss, out = self.loss(batch, counts)
-            loss.backward()
-            for name, value in (
-                ("loss", loss),
-                ("lm_loss", out.lm_loss),
-                ("mtp_loss", out.mtp_loss),
-                ("balance_loss", out.balance_loss),
-                ("indexer_kl", out.indexer_kl),
-            ):
-                if value is not None:
-                    parts[name] = parts.get(name, 0.0) + float(value.detach())
-            if out.expert_counts is not None:
-                loads_of_step = out.expert_counts if loads_of_step is None else loads_of_step + out.expert_counts
+            for loss, out in backward(partial(self.loss, counts=counts), self.parts(batch), learns):
+                for name, value in (
+                    ("loss", loss),
+                    ("lm_loss", out.lm_loss),
+                    ("mtp_loss", out.mtp_loss),
+                    ("balance_loss", out.balance_loss),
+                    ("indexer_kl", out.indexer_kl),
+                ):
+                    if value is not None:
+                        parts[name] = parts.get(name, 0.0) + float(value.detach())
+                if out.expert_counts is not None:
+                    loads_of_step = out.expert_counts if loads_of_step is None else loads_of_step + out.expert_counts
         self.rounding.off()  # the update is the master weights'
         norm = float(self.optimizer.clip_grad_norm(r.clip))
         self._check_finite({**parts, "grad_norm": norm})

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from minglm.config import ModelConfig
+from minglm.model.threads import parallel_for
 from minglm.training import compiled_muon
 
 # A quintic that pushes singular values in (0, 1] quickly to about [0.7, 1.2], not exactly to 1: fast beats exact here.
@@ -129,11 +130,16 @@ class MuonAdamW:
         self._adam_step(self.adam.keys() - self.adam_matrices, self.adam_lr * scale)
 
     def _muon_step(self, lr: float) -> None:
+        """All matrices that have a gradient; each thread has tensors of its own, those with most numbers first."""
+        live = sorted((n for n, p in self.muon.items() if p.grad is not None), key=lambda n: -self.muon[n].numel())
+        if live:
+            parallel_for(lambda names: self._muon_share(names, lr), live, self.muon[live[0]].device)
+
+    def _muon_share(self, names: Iterable[str], lr: float) -> None:
         updates = {}
-        for name, p in self.muon.items():
-            if p.grad is None:
-                continue
-            buffer = self.momenta[name]
+        for name in names:
+            p, buffer = self.muon[name], self.momenta[name]
+            assert p.grad is not None
             buffer.lerp_(p.grad, 1 - self.momentum)
             updates[name] = p.grad.lerp(buffer, self.momentum)  # Nesterov
             p.mul_(1 - lr * self.weight_decay)
@@ -143,7 +149,7 @@ class MuonAdamW:
 
     def _directions(self, updates: dict[str, Tensor], lr: float) -> None:
         """Turn each update into the step to take, in place: orthogonalised, scaled, with its sign."""
-        # Blocks of equal shape from all over the model go through one batched iteration.
+        # Blocks of equal shape go through one batched iteration.
         groups: dict[tuple[int, int], list[Tensor]] = {}
         for name, update in updates.items():
             for start, end in self.splits[name] or [(0, update.shape[-2])]:

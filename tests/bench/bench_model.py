@@ -21,13 +21,16 @@ from collections.abc import Callable
 import torch
 
 from minglm.config import ModelConfig
+from minglm.data.shards import Batch
 from minglm.inference.generate import generate
 from minglm.interop.huggingface import export_hf
 from minglm.model import attention as mla_module
 from minglm.model.cache import LatentCache
+from minglm.model.counts import StepCounts
 from minglm.model.model import Model
 from minglm.model.products import rows_product
 from minglm.tools.bench_summary import answer
+from minglm.training import halves
 
 NAME = "model"
 CPU_TIME = bool(os.environ.get("MINGLM_BENCH_CPU_TIME"))
@@ -97,10 +100,15 @@ def our_step(model: Model, B: int, T: int, kl: bool = False):
     learns = [p for n, p in model.named_parameters() if kl or ".indexer." not in n]
     optimiser, row = torch.optim.AdamW(learns, lr=1e-5, fused=True), tokens(B, T + 1)
     x, y = row[:, :-1].contiguous(), row[:, 1:].contiguous()
+    batch, counts = Batch(x, y, torch.zeros_like(x)), StepCounts.of([(y, None)])
+    flops = x.numel() * CONFIG.train_flops_per_token(T)
+
+    def loss(part: Batch):
+        out = model(part.tokens, part.targets, indexer_loss=kl, counts=counts)
+        return out.lm_loss + out.indexer_kl if kl else out.lm_loss, None
 
     def work():
-        out = model(x, y, indexer_loss=kl)
-        (out.lm_loss + out.indexer_kl if kl else out.lm_loss).backward()
+        halves.backward(loss, halves.halves(batch, flops), learns)
         optimiser.step()
         optimiser.zero_grad()
 

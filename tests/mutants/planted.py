@@ -33,6 +33,14 @@ OPTIM = _tests(
     "adamw_decays_matrices_and_embeddings_and_no_vector",
     "clipping_is_by_the_joint_norm_and_leaves_small_gradients_alone",
     "schedule_by_hand",
+    "threads_share_the_matrices_out_and_each_is_moved_once",
+)
+HALVES = _tests(
+    "training/test_step_law.py",
+    "two_threads_with_half_of_the_rows_each",
+    "the_first_half_is_added_first_whichever_thread_is_faster",
+    "a_fault_in_the_other_half_is_told_and_leaves_no_gradient",
+    "a_batch_stays_whole_where_two_threads_would_not_pay",
 )
 CHECKPOINT = _tests("training/test_checkpoint.py", "everything_is_on_the_disk_before_the_folder_gets_its_name")
 STEP = _tests(
@@ -108,13 +116,24 @@ _TABLE: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("* (ix.heads * ix.width) ** -0.5", "* ix.width**-0.5"),
         ("torch.bmm(up_k.transpose(1, 2), w_q[:, :nope])", "torch.bmm(up_k.transpose(1, 2), w_q[:, -nope:])"),
     ],
+    ("training/halves.py", HALVES): [
+        ("slice(middle, rows))]", "slice(middle - 1, rows))]"),
+        ("flops < WORTH_FLOPS", "flops > WORTH_FLOPS"),
+        ("later = other.submit(work, parts[1])", "later = other.submit(work, parts[0])"),
+        ("zip(learns, first[1], second[1], strict=True)", "zip(learns, second[1], first[1], strict=True)"),
+        ("gradient if p.grad is None else p.grad.add_(gradient)", "gradient"),
+        # threads stay halved
+        ("            torch.set_num_threads(threads)\n", "            pass\n"),
+    ],
     ("training/optim.py", OPTIM): [
         # no Nesterov
         ("p.grad.lerp(buffer, self.momentum)  # Nesterov", "buffer.clone()"),
         ("buffer.lerp_(p.grad, 1 - self.momentum)", "buffer.lerp_(p.grad, self.momentum)"),
         ("self._muon_step(self.lr * scale)", "self._muon_step(self.lr)"),
-        ("self._adam_step(self.adam_lr * scale)", "self._adam_step(self.adam_lr)"),
-        ("self._adam_step(self.adam_lr * scale)", "self._adam_step(self.lr * scale)"),
+        ("self.adam_matrices, self.adam_lr * scale)", "self.adam_matrices, self.adam_lr)"),
+        ("self.adam_matrices, self.adam_lr * scale)", "self.adam_matrices, self.lr * scale)"),
+        # a thread works on what another has
+        ("self._muon_share(names, lr), live", "self._muon_share(live, lr), live"),
         # weight decay on norms and biases
         ("[p for p in params if p.ndim >= 2]", "params"),
         ("[p for p in params if p.ndim >= 2]", "[p for p in params if p.ndim >= 3]"),

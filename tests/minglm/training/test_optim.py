@@ -127,6 +127,28 @@ def test_update_has_the_size_of_adamw_whatever_the_shape():
         assert 0.12 < rms < 0.25, "0.2·sqrt(max(m, n)) aims at a root mean square of 0.2"
 
 
+def test_threads_share_the_matrices_out_and_each_is_moved_once():
+    """Three steps on two threads, against one thread: momentum, decay and update of every matrix."""
+    rows = CONFIG.qk_head_dim * CONFIG.num_attention_heads
+    shapes = {"a": (8, 24, 16), "b": (40, 16), "c": (16, 16), "d": (24, 16), "q_b_proj": (rows, 16)}
+    moved = {}
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            torch.manual_seed(4)
+            named = {f"layers.0.{n}.weight": torch.nn.Parameter(torch.randn(s)) for n, s in shapes.items()}
+            optimizer = MuonAdamW(named.items(), CONFIG, lr=0.01)
+            for _ in range(3):
+                for p in named.values():
+                    p.grad = torch.randn(p.shape)
+                optimizer.step()
+            moved[threads] = [p.detach().clone() for p in (*named.values(), *optimizer.momenta.values())]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(moved[1], moved[2], strict=True))
+
+
 def test_which_parameters_go_where():
     torch_model = pytest.importorskip("minglm.model.model").Model(CONFIG)
     optimizer = MuonAdamW(torch_model.named_parameters(), CONFIG)

@@ -5,6 +5,8 @@ In fp64, where only a mistake can make a difference. Several processes: tests/mi
 
 import json
 import math
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +24,7 @@ from minglm.quant.qat import FakeQuant  # noqa: E402
 from minglm.rl.config import Settings  # noqa: E402
 from minglm.rl.objectives import OBJECTIVES  # noqa: E402
 from minglm.rl.trainer import Row, Trainer  # noqa: E402
+from minglm.training import halves  # noqa: E402
 from minglm.training.loop import TrainingRun  # noqa: E402
 from minglm.training.recipe import Recipe  # noqa: E402
 
@@ -110,6 +113,74 @@ def test_passes_of_a_step(texts, name):
         assert theirs == loads, cut
     _, other, _ = one_step(texts, name, 4, 1)
     assert differs(other, whole) > 1e-3, "negative control: half of the rows are another step"
+
+
+@pytest.mark.parametrize("cut", [(8, 1), (3, 1)])
+@pytest.mark.parametrize("name", STAGES)
+def test_two_threads_with_half_of_the_rows_each(texts, name, cut, monkeypatch):
+    """The step of the whole batch, also where the rows do not part evenly; the counts of experts are whole numbers."""
+    parts, whole, loads = one_step(texts, name, *cut)
+    seen = []
+    honest = TrainingRun.loss
+    monkeypatch.setattr(TrainingRun, "loss", lambda *a, **k: seen.append(threading.get_ident()) or honest(*a, **k))
+    monkeypatch.setattr(halves, "WORTH_FLOPS", 0)
+    torch.set_num_threads(2)
+    try:
+        got, grad, theirs = one_step(texts, name, *cut)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert len(set(seen)) == len(seen) == 2
+    assert got == pytest.approx(parts, rel=1e-9)
+    assert differs(grad, whole) < 1e-9
+    assert theirs == loads
+
+
+def test_the_first_half_is_added_first_whichever_thread_is_faster(two_threads):
+    """Sums of fp32 depend on their order: of 1, 2²⁴ and -2²⁴ it decides whether the 1 is there."""
+    learns = [torch.nn.Parameter(torch.zeros(1, dtype=torch.float32)) for _ in range(3)]
+    rows = torch.tensor([[2.0**24], [-(2.0**24)]], dtype=torch.float32)
+    batch = Batch(rows, rows, rows)
+    for slow in rows:
+        learns[0].grad, learns[1].grad = torch.ones(1, dtype=torch.float32), None
+
+        def loss(part, slow=slow):
+            time.sleep(0.05 * bool(part.tokens[0] == slow))
+            return (part.tokens * (learns[0] + learns[1])).sum(), part.tokens
+
+        got = halves.backward(loss, halves.halves(batch, 1e12), learns)
+        assert [float(tokens) for _, tokens in got] == rows.flatten().tolist()
+        assert float(learns[0].grad) == 0.0, "1 + 2²⁴ is 2²⁴ in fp32"
+        assert float(learns[1].grad) == 0.0 and learns[2].grad is None, "what the loss does not know has no gradient"
+
+
+def test_a_fault_in_the_other_half_is_told_and_leaves_no_gradient(two_threads):
+    learns = [torch.nn.Parameter(torch.zeros(1))]
+    batch = Batch(*[torch.arange(4.0)[:, None]] * 3)
+
+    def loss(part):
+        if part.tokens[0] > 0:
+            raise ValueError("row 2")
+        return (part.tokens * learns[0]).sum(), None
+
+    with pytest.raises(ValueError, match="row 2"):
+        halves.backward(loss, halves.halves(batch, 1e12), learns)
+    assert torch.get_num_threads() == 2 and learns[0].grad is None
+
+
+def test_a_batch_stays_whole_where_two_threads_would_not_pay(two_threads):
+    one, many = (Batch(*[torch.zeros(n, 4)] * 3) for n in (1, 5))
+    assert [len(part.tokens) for part in halves.halves(many, 1e12)] == [3, 2]
+    assert len(halves.halves(one, 1e12)) == len(halves.halves(many, halves.WORTH_FLOPS / 2)) == 1
+    torch.set_num_threads(1)
+    assert len(halves.halves(many, 1e12)) == 1
+
+
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
 
 
 def test_packed_rows_and_rows_of_their_own():
