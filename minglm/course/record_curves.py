@@ -26,7 +26,8 @@ from minglm.training.recipe import Recipe
 # Stage 1 of notebook learn/05, at full length.
 PRETRAIN: dict[str, Any] = dict(
     model="nano",
-    corpus_max_bytes=4_000_000,
+    model_changes={"vocab_size": 800},
+    corpus="tiny_world",
     seq_len=128,
     batch_size=16,
     warmup_steps=10,
@@ -36,8 +37,6 @@ PRETRAIN: dict[str, Any] = dict(
     checkpoint_every=50,
     steps=300,
     lr=0.01,
-    lookup_share=0.3,
-    lookup_facts=4,
 )
 
 
