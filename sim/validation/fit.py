@@ -1,7 +1,7 @@
 """Fit the long-run speed of each chip family on its `calibration` rows, and predict every row with its stack left out.
 
     python -m sim.validation.fit            # print the fitted values beside those in data/fitted.yaml
-    python -m sim.validation.fit --write    # write them there, and the left-out errors to data/left_out.yaml
+    python -m sim.validation.fit --write    # write them there; then `python -m sim.validation.coverage --write`
     python -m sim.validation.fit --check    # exit 1 when they differ
 
 The scalar is `sustained` (`sim.cost.stacks.sustained`): speed of matmuls in a long run over that of short ones. On each
