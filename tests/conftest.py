@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +62,45 @@ def pytest_runtest_setup():
         sys.modules["numpy"].random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+RUNS = Path(__file__).resolve().parents[1] / "runs"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_runs_folder(tmp_path_factory):
+    """What a command keeps without being told where goes to a folder of this session, not among the user's runs."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINGLM_RUNS", str(place))
+        yield
+
+
+def pytest_sessionstart(session):
+    session.runs_before = _kept(RUNS)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session):
+    """Tests leave the user's runs as they found them."""
+    if hasattr(session.config, "workerinput") or not hasattr(session, "runs_before"):
+        return
+    touched = sorted({Path(path).parts[0] for path, _ in _kept(RUNS) ^ session.runs_before})
+    if touched:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        reporter.write_line(
+            f"\n{RUNS}: changed while tests ran: {', '.join(touched)}. If nothing else wrote there, a test did: "
+            "what it keeps goes through minglm.datafiles.runs, so that MINGLM_RUNS moves it",
+            red=True,
+        )
+
+
+def _kept(folder: Path) -> set[tuple[str, int]]:
+    """(path, time of the last change) of every file below a folder."""
+    files = (p for p in folder.rglob("*") if p.is_file())
+    return {(p.relative_to(folder).as_posix(), p.stat().st_mtime_ns) for p in files}
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -16,7 +16,7 @@ from minglm import datafiles
 pytestmark = pytest.mark.skipif(
     os.environ.get("MINGLM_COURSE") != "1", reason="walked by make course-check, which builds the book first"
 )
-HTML = datafiles.runs("book") / "_build" / "html"
+HTML = datafiles.runs("book") / "_build" / "html"  # of the user: tests have a folder of their own once they run
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def page(new_page):
 
 
 def _chapters() -> list[str]:
-    return re.findall(r"- file: (\S+)", (datafiles.runs("book") / "_toc.yml").read_text(encoding="utf-8"))
+    return re.findall(r"- file: (\S+)", (HTML.parents[1] / "_toc.yml").read_text(encoding="utf-8"))
 
 
 def _kept(page, name: str) -> None:

@@ -157,6 +157,27 @@ def test_tests_of_a_group_stay_on_one_worker(tmp_path):
     assert sorted(set(re.findall(r"ran on (\w+)", done.stdout))) in (["gw0"], ["gw1"]), done.stdout
 
 
+@pytest.mark.parametrize("place,code", [("datafiles.runs('mine')", 0), ("datafiles.root() / 'runs' / 'mine'", 1)])
+def test_a_test_that_writes_into_the_user_s_runs_is_told(place, code, tmp_path):
+    """The conftest of all tests, in a checkout with a run that is the user's."""
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "report.html").write_text("mine", encoding="utf-8")
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
+    text = (
+        "from pathlib import Path\nfrom minglm import datafiles\n"
+        f"datafiles.root = lambda: Path({str(tmp_path)!r})\n"
+        f"def test_one():\n    place = {place}\n    place.mkdir(parents=True)\n    (place / 'x').touch()\n"
+    )
+    (tmp_path / "tests" / "test_one.py").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", ".", "-p", "no:cacheprovider"]
+    command += ["--import-mode=importlib", "-p", "no:xdist", "tests"]
+    own = {k: v for k, v in os.environ.items() if k not in ("MINGLM_RUNS", "PYTEST_XDIST_WORKER")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**own, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == code, done.stdout + done.stderr
+    assert ("changed while tests ran: mine." in done.stdout) == bool(code) and "1 passed" in done.stdout
+
+
 @pytest.mark.parametrize("python", ["3.11.0", "3.11.2", "3.12.0", "3.13.0", "3.14.0"])
 def test_every_pin_accepts_every_python_that_we_name(python):
     """Debian 12 has 3.11.2. Read from what is installed; a pin that another version stands for is not judged here."""

@@ -4,6 +4,7 @@ Exercise sheets are checked in tests/minglm/course/test_workshop_exercises.py.
 """
 
 import json
+import os
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -53,6 +54,10 @@ def test_is_committed_without_outputs_and_opens_with_what_why_and_how_long(path)
 def test_runs_in_smoke_mode_and_shows_its_figures(path, tmp_path, monkeypatch):
     from nbclient import NotebookClient
 
+    from tests.helpers import kernels
+
+    if hasattr(os, "fork"):
+        kernels.use(monkeypatch)
     monkeypatch.setenv("MINGLM_SMOKE", "1")
     monkeypatch.setenv("MINGLM_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
