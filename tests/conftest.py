@@ -1,6 +1,7 @@
 """What tests of several folders share: generated examples, checkpoints made once, who runs beside whom, what was
 skipped."""
 
+import contextlib
 import os
 import random
 import signal
@@ -99,8 +100,12 @@ def pytest_sessionfinish(session):
 
 def _kept(folder: Path) -> set[tuple[str, int]]:
     """(path, time of the last change) of every file below a folder."""
-    files = (p for p in folder.rglob("*") if p.is_file())
-    return {(p.relative_to(folder).as_posix(), p.stat().st_mtime_ns) for p in files}
+    found = set()
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another program's, gone since it was listed
+            if path.is_file():
+                found.add((path.relative_to(folder).as_posix(), path.stat().st_mtime_ns))
+    return found
 
 
 def pytest_terminal_summary(terminalreporter):
