@@ -1,11 +1,9 @@
-"""The model against transformers with the same weights: training steps, prefill, decoding; how prefill grows; MFU.
+"""The model against transformers with the same weights: training steps, prefill, decoding; how prefill grows.
 
 fp32, 2 threads, the size "bench" without its MTP module (transformers has none). transformers runs as the fastest of
 its attention (eager, sdpa) and expert (eager, batched_mm, grouped_mm) implementations, chosen on a shorter run of the
 same kind; batched_mm copies a weight matrix per token and is tried for decoding only. Repetitions alternate; figures
-are medians. Both sides train on the language-model loss alone unless a row says otherwise. A step's share of the
-matmul peak is that of large square products measured in turns with it: torch's own, and of the faster library
-(`minglm.model.products`), which a step may use.
+are medians. Both sides train on the language-model loss alone. A step beside what the cores multiply: `bench_share`.
 
 MINGLM_BENCH_CPU_TIME=1 counts CPU seconds of one thread instead, for a rough ratio on a busy machine.
 """
@@ -28,7 +26,6 @@ from minglm.model import attention as mla_module
 from minglm.model.cache import LatentCache
 from minglm.model.counts import StepCounts
 from minglm.model.model import Model
-from minglm.model.products import rows_product
 from minglm.tools.bench_summary import answer
 from minglm.training import halves
 
@@ -38,8 +35,6 @@ clock = time.process_time if CPU_TIME else time.perf_counter
 CONFIG = ModelConfig.named("bench", num_nextn_predict_layers=0)
 PROMPT, NEW, REPEATS = 128, 128, 3
 STEPS = ((8, 512, 2.0), (2, 2048, 4.0))  # rows, their length, times transformers that is asked for
-STEP_REPEATS, SIDE, SQUARES = 5, 1024, 8
-SQUARES_FLOPS = SQUARES * 2 * SIDE**3
 LENGTHS = (4096, 8192, 16384, 32768)  # of prompts
 
 
@@ -175,69 +170,15 @@ def row(name, value, unit, ratio=None, target=None, note=""):
     )
 
 
-def squares(multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
-    """A few large square products, SQUARES_FLOPS in all: what a step's share is taken of."""
-    a = torch.linspace(-1, 1, SIDE * SIDE).view(SIDE, SIDE)
-
-    def work():
-        for _ in range(SQUARES):
-            multiply(a, a)
-
-    return work
-
-
 def training(ours: Model, theirs: Theirs) -> list[dict]:
     rows = []
     for B, T, target in STEPS:
         hf, name = theirs.best(lambda m, B=B, T=T: their_step(m, B, T))
-        took = alternate(
-            {
-                "torch.mm": squares(torch.mm),
-                "ours": our_step(ours, B, T),
-                "rows_product": squares(rows_product),
-                "kl": our_step(ours, B, T, kl=True),
-                "hf": their_step(hf, B, T),
-            },
-            STEP_REPEATS,
-        )
-        rate = per_second(took, lambda _, tokens=B * T: tokens)
-        flops = B * T * CONFIG.train_flops_per_token(T)
-        peak, shares = {}, {}
-        for kind in ("torch.mm", "rows_product"):  # each step beside the products of its turn
-            peak[kind] = SQUARES_FLOPS / statistics.median(took[kind]) / 1e9
-            pairs = zip(took["ours"], took[kind], strict=True)
-            shares[kind] = [100 * flops / step / (SQUARES_FLOPS / product) for step, product in pairs]
+        rate = per_second(alternate({"ours": our_step(ours, B, T), "hf": their_step(hf, B, T)}), lambda _, n=B * T: n)
+        ratio = rate["ours"] / rate["hf"]
         rows += [
-            row(
-                f"train step {B}x{T}",
-                rate["ours"],
-                "tokens/s",
-                rate["ours"] / rate["hf"],
-                target,
-                f"transformers: {name}",
-            ),
-            row(f"train step {B}x{T} with the indexer's KL", rate["kl"], "tokens/s", rate["kl"] / rate["hf"])
-            | answer(
-                f"train {B}x{T} with the indexer's KL, speed over the plain step",
-                100 * rate["kl"] / rate["ours"],
-                [100 * a / b for a, b in zip(took["ours"], took["kl"], strict=True)],
-            ),
+            row(f"train step {B}x{T}", rate["ours"], "tokens/s", ratio, target, f"transformers: {name}"),
             row(f"train step {B}x{T}, transformers ({name})", rate["hf"], "tokens/s"),
-            row(
-                f"train step {B}x{T} MFU of torch's own matmul, {peak['torch.mm']:.0f} GFLOP/s",
-                statistics.median(shares["torch.mm"]),
-                "%",
-            )
-            | answer(
-                f"train {B}x{T}: share of the matmul peak",
-                statistics.median(shares["torch.mm"]),
-                shares["torch.mm"],
-            ),
-            row(
-                f"train step {B}x{T} MFU of the faster library's matmul, {peak['rows_product']:.0f} GFLOP/s",
-                statistics.median(shares["rows_product"]),
-                "%",
-            ),
         ]
     return rows
 
