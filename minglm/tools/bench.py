@@ -53,8 +53,10 @@ def run(only: str | None = None, out: Path | None = None, folder: Path | None = 
         raise InputError(f"bench {only!r}: not one of {', '.join(benches)}{nearest(only, benches)}")
     out = out or datafiles.runs("bench")
     out.mkdir(parents=True, exist_ok=True)
-    if (root := str(next(iter(benches.values())).parents[2])) not in sys.path:
-        sys.path.append(root)  # a bench may take from its neighbour: `from tests.bench.bench_model import our_step`
+    if (root := datafiles.root()) is not None and str(root) not in sys.path:
+        sys.path.append(
+            str(root)
+        )  # a bench may take from its neighbour: `from tests.bench.bench_model import our_step`
     rows: list[dict] = []
     for name, path in benches.items():
         if only not in (None, name):
