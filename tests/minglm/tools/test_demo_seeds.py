@@ -72,7 +72,7 @@ def test_the_figures_of_the_readme_are_those_of_the_record():
         f"agree with its own story {of('… and true to the story')}",
         f"strangers refused {of('refusal')}, two codes of one name {of('4 facts, several')}",
         f"A line is {facts['questions']} questions",
-        f"Over four seeds, the last of which saw no choice of the recipe: four facts {over_seeds('4 facts')}",
+        f"Over four seeds, of which one was tried while the recipe was chosen: four facts {over_seeds('4 facts')}",
         f"in 1,024 tokens {over_seeds('4 facts, 1,024 tokens')}",
         f"sums with a carry {over_seeds('sums, carry')}, cards {over_seeds('cards')}",
         f"true to the story {over_seeds('… and true to the story')}",
