@@ -64,6 +64,6 @@ def backward(
     with torch.no_grad():
         for p, *gradients in zip(learns, first[1], second[1], strict=True):
             for gradient in gradients:
-                if gradient is not None:
-                    p.grad = gradient if p.grad is None else p.grad.add_(gradient)
+                if gradient is not None:  # into new memory: of a sum's two terms autograd gives both one gradient
+                    p.grad = gradient if p.grad is None else p.grad + gradient
     return [first[0], second[0]]

@@ -39,6 +39,7 @@ HALVES = _tests(
     "training/test_step_law.py",
     "two_threads_with_half_of_the_rows_each",
     "the_first_half_is_added_first_whichever_thread_is_faster",
+    "terms_of_one_sum_have_a_gradient_each",
     "a_fault_in_the_other_half_is_told_and_leaves_no_gradient",
     "a_batch_stays_whole_where_two_threads_would_not_pay",
 )
@@ -121,7 +122,8 @@ _TABLE: dict[tuple[str, str], list[tuple[str, str]]] = {
         ("flops < WORTH_FLOPS", "flops > WORTH_FLOPS"),
         ("later = other.submit(work, parts[1])", "later = other.submit(work, parts[0])"),
         ("zip(learns, first[1], second[1], strict=True)", "zip(learns, second[1], first[1], strict=True)"),
-        ("gradient if p.grad is None else p.grad.add_(gradient)", "gradient"),
+        ("gradient if p.grad is None else p.grad + gradient", "gradient"),
+        ("p.grad + gradient", "p.grad.add_(gradient)"),
         # threads stay halved
         ("            torch.set_num_threads(threads)\n", "            pass\n"),
     ],

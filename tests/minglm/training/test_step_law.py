@@ -154,6 +154,16 @@ def test_the_first_half_is_added_first_whichever_thread_is_faster(two_threads):
         assert float(learns[1].grad) == 0.0 and learns[2].grad is None, "what the loss does not know has no gradient"
 
 
+def test_terms_of_one_sum_have_a_gradient_each(two_threads):
+    """Autograd gives both terms the same tensor; the second half must not be added to it twice."""
+    learns = [torch.nn.Parameter(torch.zeros(3)) for _ in range(2)]
+    batch = Batch(*[torch.tensor([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]])] * 3)
+    halves.backward(
+        lambda part: ((part.tokens * (learns[0] + learns[1])).sum(), None), halves.halves(batch, 1e12), learns
+    )
+    assert [p.grad.tolist() for p in learns] == [[11.0, 22.0, 33.0]] * 2
+
+
 def test_a_fault_in_the_other_half_is_told_and_leaves_no_gradient(two_threads):
     learns = [torch.nn.Parameter(torch.zeros(1))]
     batch = Batch(*[torch.arange(4.0)[:, None]] * 3)
