@@ -54,9 +54,7 @@ def run(only: str | None = None, out: Path | None = None, folder: Path | None = 
     out = out or datafiles.runs("bench")
     out.mkdir(parents=True, exist_ok=True)
     if (root := datafiles.root()) is not None and str(root) not in sys.path:
-        sys.path.append(
-            str(root)
-        )  # a bench may take from its neighbour: `from tests.bench.bench_model import our_step`
+        sys.path.append(str(root))  # a bench may take from its neighbour: `from tests.bench.bench_model import row`
     rows: list[dict] = []
     for name, path in benches.items():
         if only not in (None, name):

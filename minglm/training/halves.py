@@ -20,6 +20,7 @@ from torch import Tensor
 
 from minglm.data.shards import Batch
 from minglm.model.products import onednn_is_faster
+from minglm.runtime.switch import fast
 
 # Measured with nano: as fast at 3 GFLOP, half slower at 0.4 (little but Python, twice), 0.75 of the time at 7.
 WORTH_FLOPS = 4e9
@@ -30,7 +31,7 @@ Passed = tuple[Tensor, Out]  # a loss, and what else came of its forward pass
 def halves(batch: Batch, flops: float) -> list[Batch]:
     """The rows of a batch, in two where torch has two threads and the batch is worth it; `flops`: of its two passes."""
     rows = len(batch.tokens)
-    if rows < 2 or flops < WORTH_FLOPS or torch.get_num_threads() < 2:
+    if rows < 2 or flops < WORTH_FLOPS or torch.get_num_threads() < 2 or not fast():
         return [batch]
     middle = (rows + 1) // 2
     return [Batch(*(t[part] for t in batch)) for part in (slice(middle), slice(middle, rows))]

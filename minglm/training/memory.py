@@ -30,7 +30,7 @@ def estimate(recipe: Recipe, config: ModelConfig | None = None) -> dict[str, int
     tokens = recipe.batch_size * recipe.seq_len
     out = {
         "weights": weights,
-        "gradients": 4 * learning * min(2, recipe.batch_size),  # of each half of the rows, until they are added
+        "gradients": 4 * learning,
         # Muon keeps one momentum, AdamW two moments; the batched iteration holds a few copies of its largest group
         "optimizer": 4 * (learning + (adam if recipe.stage != "dsa_warmup" else 0)) + 3 * 4 * parts["routed_experts"],
         "activations": 4 * tokens * _kept_floats_per_token(config, recipe),

@@ -24,6 +24,7 @@ from minglm.quant.qat import FakeQuant  # noqa: E402
 from minglm.rl.config import Settings  # noqa: E402
 from minglm.rl.objectives import OBJECTIVES  # noqa: E402
 from minglm.rl.trainer import Row, Trainer  # noqa: E402
+from minglm.runtime.switch import VARIABLE  # noqa: E402
 from minglm.training import halves  # noqa: E402
 from minglm.training.loop import TrainingRun  # noqa: E402
 from minglm.training.recipe import Recipe  # noqa: E402
@@ -117,19 +118,15 @@ def test_passes_of_a_step(texts, name):
 
 @pytest.mark.parametrize("cut", [(8, 1), (3, 1)])
 @pytest.mark.parametrize("name", STAGES)
-def test_two_threads_with_half_of_the_rows_each(texts, name, cut, monkeypatch):
+def test_two_threads_with_half_of_the_rows_each(texts, name, cut, monkeypatch, two_threads):
     """The step of the whole batch, also where the rows do not part evenly; the counts of experts are whole numbers."""
     parts, whole, loads = one_step(texts, name, *cut)
     seen = []
     honest = TrainingRun.loss
     monkeypatch.setattr(TrainingRun, "loss", lambda *a, **k: seen.append(threading.get_ident()) or honest(*a, **k))
     monkeypatch.setattr(halves, "WORTH_FLOPS", 0)
-    torch.set_num_threads(2)
-    try:
-        got, grad, theirs = one_step(texts, name, *cut)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(1)
+    got, grad, theirs = one_step(texts, name, *cut)
+    assert torch.get_num_threads() == 2
     assert len(set(seen)) == len(seen) == 2
     assert got == pytest.approx(parts, rel=1e-9)
     assert differs(grad, whole) < 1e-9
@@ -178,10 +175,13 @@ def test_a_fault_in_the_other_half_is_told_and_leaves_no_gradient(two_threads):
     assert torch.get_num_threads() == 2 and learns[0].grad is None
 
 
-def test_a_batch_stays_whole_where_two_threads_would_not_pay(two_threads):
+def test_a_batch_stays_whole_where_two_threads_would_not_pay(two_threads, monkeypatch):
     one, many = (Batch(*[torch.zeros(n, 4)] * 3) for n in (1, 5))
     assert [len(part.tokens) for part in halves.halves(many, 1e12)] == [3, 2]
     assert len(halves.halves(one, 1e12)) == len(halves.halves(many, halves.WORTH_FLOPS / 2)) == 1
+    with monkeypatch.context() as patch:
+        patch.setenv(VARIABLE, "0")  # the code that is read
+        assert len(halves.halves(many, 1e12)) == 1
     torch.set_num_threads(1)
     assert len(halves.halves(many, 1e12)) == 1
 
